@@ -1,0 +1,359 @@
+"""What every model of the zoo is: a plain network, and the LightningModule beside it.
+
+A new paper subclasses `SaliencyNetwork` (tensors in, tensors out) and `SaliencyModule` (loss, recipe) in
+one file of this folder, and names its module class `MODULE` there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from avsal.errors import ConfigError, WeightsError
+from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
+
+if TYPE_CHECKING:
+    from avsal.inference import FrameMap
+    from avsal.metrics.saliency import SaliencyMetrics
+
+
+class WindowRunner:
+    """Runs a network on successive windows of one video; networks that can reuse work subclass it.
+
+    One runner serves one video, in order; results equal `network.core` on each window.
+    """
+
+    def __init__(self, network: SaliencyNetwork) -> None:
+        self.network = network
+
+    def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
+        """Return the output for a batch of windows.
+
+        Args:
+            video: (B, 3, T, H, W) float32.
+            frame_ids: (B, T) int64; equal ids mean equal frames, ids grow with time.
+            audio_input: what `network.frontend` returned for these windows, or None.
+        """
+        return self.network.core(video, audio_input)
+
+
+class SaliencyNetwork(nn.Module):
+    """A network from a clip (and its sound) to saliency maps. It reads no files and logs nothing.
+
+    Attributes:
+        spec: the clip that the network eats.
+        activation: how `logits` become a map.
+        temperature: logits are divided by it before the activation.
+    """
+
+    spec: ClipSpec
+    activation: Activation = "sigmoid"
+    temperature: float = 1.0
+
+    def frontend(
+        self,
+        waveform: Tensor,
+        audio_length: Tensor | None = None,
+        has_audio: Tensor | None = None,
+        frame_times: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return what the audio encoder eats, computed on the waveform's device.
+
+        Args:
+            waveform: (B, S) float32 in [-1, 1], zero-padded at the end.
+            audio_length: (B,) samples that belong to each clip; None means all S.
+            has_audio: (B,) bool; False applies the paper's rule for missing sound. None means all True.
+            frame_times: (B, T) seconds of the clip's frames from the first sample.
+
+        Returns:
+            The audio input of `core`, or None for a network that does not hear.
+        """
+        return None
+
+    def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
+        """Return the maps for normalised clips.
+
+        Args:
+            video: (B, 3, T, H, W) float32.
+            audio_input: what `frontend` returns; None for visual-only networks.
+        """
+        raise ConfigError(f"{type(self).__name__} defines no core().")
+
+    def forward(
+        self,
+        video: Tensor,
+        audio: Tensor | None = None,
+        audio_length: Tensor | None = None,
+        has_audio: Tensor | None = None,
+        frame_times: Tensor | None = None,
+    ) -> SaliencyOutput:
+        """Return `core(video, frontend(audio, …))`; without `audio` the rule for missing sound applies."""
+        return self.core(video, self.audio_input(video, audio, audio_length, has_audio, frame_times))
+
+    def audio_input(
+        self,
+        video: Tensor,
+        audio: Tensor | None = None,
+        audio_length: Tensor | None = None,
+        has_audio: Tensor | None = None,
+        frame_times: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return `frontend`'s result, with missing sound where `audio` is None."""
+        if self.spec.audio is None:
+            return None
+        if audio is None:
+            audio = video.new_zeros((len(video), 1), dtype=torch.float32)
+            has_audio = torch.zeros(len(video), dtype=torch.bool, device=video.device)
+            audio_length = torch.zeros(len(video), dtype=torch.int64, device=video.device)
+            frame_times = None
+        return self.frontend(audio, audio_length, has_audio, frame_times)
+
+    def window_runner(self) -> WindowRunner:
+        """Return a runner for one video's windows (exact reuse lives there)."""
+        return WindowRunner(self)
+
+    def output(self, logits: Tensor, aux: Mapping[str, Tensor] | None = None) -> SaliencyOutput:
+        """Wrap `logits` (B, T_out, h, w) with this network's activation and temperature."""
+        return SaliencyOutput(logits, self.activation, self.temperature, dict(aux or {}))
+
+
+class SaliencyModule(L.LightningModule):
+    """Loss, optimiser recipe and metrics around a `SaliencyNetwork`.
+
+    A subclass calls `save_hyperparameters(logger=False)`, sets `self.network`, and defines `loss_terms`
+    and `configure_optimizers`. Its constructor arguments are the paper's ablation switches; together with
+    the state dict they rebuild the module.
+
+    Attributes:
+        network: the network; its `spec` says what the data side must deliver.
+        val_metrics: names of the metrics computed at every validation.
+    """
+
+    network: SaliencyNetwork
+    val_metrics: ClassVar[tuple[str, ...]] = ("cc", "nss", "auc_judd", "sim")
+    test_metrics: ClassVar[tuple[str, ...]] = ("cc", "nss", "auc_judd", "sauc", "sim")
+    #: Citation key or reference of the paper, for model cards.
+    paper: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._metrics: dict[str, SaliencyMetrics] = {}
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The clip that the network eats."""
+        return self.network.spec
+
+    # -- network -------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> SaliencyOutput:
+        """Return the network's output for a batch of clips."""
+        return self.network(
+            batch["video"],
+            batch.get("audio"),
+            batch.get("audio_length"),
+            batch.get("has_audio"),
+            batch.get("frame_times"),
+        )
+
+    @classmethod
+    def from_authors(cls, state_dict: Mapping[str, Tensor], **options: Any) -> Self:
+        """Build the module from the authors' state dict (see `avsal.zoo.convert`)."""
+        raise WeightsError(f"The authors of {cls.__name__}'s paper published no weights to convert.")
+
+    # -- training ------------------------------------------------------------------------------------
+
+    def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalar "loss" and its named parts; frames without ground truth do not count."""
+        raise ConfigError(f"{type(self).__name__} defines no loss.")
+
+    def setup(self, stage: str) -> None:
+        """Load the weights named by the argument `init_from` before training starts."""
+        source = self.hparams.get("init_from") if stage == "fit" else None
+        if source:
+            self.initialise_from(str(source))
+
+    def initialise_from(self, source: str) -> None:
+        """Copy every parameter of another checkpoint that has the same name and shape here.
+
+        Args:
+            source: a registry name, a file or a Hub repository, as `from_pretrained` takes them.
+
+        Raises:
+            WeightsError: nothing in it fits.
+        """
+        from avsal.zoo import load_state
+
+        theirs = load_state(source)
+        own = self.state_dict()
+        fitting = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
+        if not fitting:
+            raise WeightsError(f"{source}: no entry fits {type(self).__name__}; it is another model's checkpoint.")
+        self.load_state_dict(fitting, strict=False)
+        fresh = sorted({".".join(k.split(".")[:3]) for k in own if k not in fitting})
+        left = sorted({".".join(k.split(".")[:3]) for k in theirs if k not in fitting})
+        self.print(
+            f"Initialised {len(fitting)} of {len(own)} entries from {source}"
+            + (f"; newly initialised: {', '.join(fresh)}" if fresh else "")
+            + (f"; not used: {', '.join(left)}" if left else "")
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch and log its parts."""
+        terms = self.loss_terms(self(batch), batch)
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in terms.items()},
+            prog_bar=True,
+            batch_size=len(batch["video"]),
+        )
+        return terms["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the validation metrics afresh."""
+        self._metric("val").reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:
+        """Add one batch to the validation loss and metrics."""
+        output = self(batch)
+        terms = self.loss_terms(output, batch)
+        self.log("val/loss", terms["loss"], sync_dist=True, batch_size=len(batch["video"]), on_epoch=True)
+        self._update("val", output, batch)
+        return output
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics as `val/<name>`."""
+        self._log_metrics("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start the test metrics afresh."""
+        self._metric("test").reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:
+        """Add one batch to the test metrics."""
+        output = self(batch)
+        self._update("test", output, batch)
+        return output
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics as `test/<name>`."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the densities (B, T_out, h, w), each of which sums to 1."""
+        return self(batch).density()
+
+    def metrics(self, stage: str) -> SaliencyMetrics:
+        """Return the metric collection of "val" or "test" (per-video values, frames used)."""
+        return self._metric(stage)
+
+    def _metric(self, stage: str) -> SaliencyMetrics:
+        if stage not in self._metrics:
+            self._metrics[stage] = self.build_metrics(stage)
+        return self._metrics[stage].to(self.device)
+
+    def build_metrics(self, stage: str) -> SaliencyMetrics:
+        """Return the metrics of a stage; gaze models override it."""
+        from avsal.metrics.saliency import SaliencyMetrics
+
+        return SaliencyMetrics(self.val_metrics if stage == "val" else self.test_metrics)
+
+    def _update(self, stage: str, output: SaliencyOutput, batch: Batch) -> None:
+        if "density" not in batch and "fixations" not in batch:
+            raise ConfigError("The batch has no ground truth; use `predict` for data without annotations.")
+        self._metric(stage).update(
+            output.saliency(),
+            batch.get("density"),
+            batch.get("fixations"),
+            negatives=batch.get("negatives"),
+            video_id=batch["video_id"],
+            frame=batch["frame"],
+            labelled=batch.get("labelled"),
+        )
+
+    def _log_metrics(self, stage: str) -> None:
+        values = self._metric(stage).compute()
+        self.log_dict({f"{stage}/{name}": float(value) for name, value in values.items()}, prog_bar=stage == "val")
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    def predict_video(
+        self,
+        path: str | Path,
+        *,
+        batch_size: int = 8,
+        coverage: Coverage = "full",
+        reuse: bool = True,
+    ) -> Iterator[FrameMap]:
+        """Yield a map for every frame of a video, in order and in constant memory.
+
+        Args:
+            path: any file that FFmpeg can open.
+            batch_size: windows that go through the network at once.
+            coverage: "full" gives every frame exactly one map (windows are clamped at both ends);
+                "authors" gives exactly the frames, and the padding, that the paper's authors scored.
+            reuse: take the exact reuse of work between windows where the network offers it.
+
+        Yields:
+            `FrameMap(index, time, map)`: 0-based frame index, seconds in the container, and a float32
+            tensor (h, w) on the CPU: the network's activated map. Anticipation networks yield (T_out, h, w).
+
+        Raises:
+            MediaError: the file cannot be read at all.
+        """
+        from avsal.inference import predict_video
+
+        return predict_video(self, path, batch_size=batch_size, coverage=coverage, reuse=reuse)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """Load a checkpoint and check that it is of this class (see `avsal.from_pretrained`)."""
+        from avsal.zoo import from_pretrained
+
+        module = from_pretrained(source, **options)
+        if not isinstance(module, cls):
+            raise WeightsError(f"{source} is a {type(module).__name__}, not a {cls.__name__}.")
+        return module
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `model.safetensors` and `config.json` into a folder that `from_pretrained` takes."""
+        from avsal.zoo import save_pretrained
+
+        return save_pretrained(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish the module on the Hugging Face Hub (see `avsal publish`) and return its address."""
+        from avsal.zoo import publish
+
+        return publish(self, repo_id, **options)
+
+
+def model_name(module: SaliencyModule | type[SaliencyModule]) -> str:
+    """Return the name of the model file that defines a module, as `create_model` takes it."""
+    cls = module if isinstance(module, type) else type(module)
+    return cls.__module__.rsplit(".", 1)[-1]
+
+
+def choice(name: str, value: str, allowed: Mapping[str, Any] | tuple[str, ...] | list[str]) -> str:
+    """Return `value` if it is allowed, else raise a ConfigError that lists the allowed ones."""
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not known; allowed: {', '.join(map(str, allowed))}.")
+    return value
+
+
+def check_multiple(name: str, value: int, of: int) -> int:
+    """Return `value` if it is a positive multiple of `of`, else raise a ConfigError with the nearest two."""
+    if value < 1 or value % of:
+        lower = max(of, value - value % of)
+        raise ConfigError(f"{name}={value} must be a multiple of {of}; the nearest are {lower} and {lower + of}.")
+    return value
+
+
+def valid_identifier(name: str) -> bool:
+    """Say whether a name can be a model file's name."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None

@@ -1,0 +1,1 @@
+"""Layers and backbones that several papers use."""

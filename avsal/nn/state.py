@@ -1,0 +1,88 @@
+"""Loading a state dict exactly: every difference is an error that names the entries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from avsal.errors import WeightsError
+
+M = TypeVar("M", bound=nn.Module)
+
+#: Counters that no forward pass reads: accepted present or absent.
+DERIVED = (r"(^|\.)num_batches_tracked$",)
+
+
+def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
+    """Return the entries without the leading `prefix` that data-parallel training leaves on names."""
+    return {name.removeprefix(prefix): value for name, value in state_dict.items()}
+
+
+def load_exact(
+    module: M,
+    state_dict: Mapping[str, Tensor],
+    *,
+    rename: Callable[[str], str | None] | None = None,
+    unused: Iterable[str] = (),
+    derived: Iterable[str] = (),
+    what: str = "state dict",
+) -> M:
+    """Load `state_dict` into `module`; nothing may be missing, left over or of another shape.
+
+    Args:
+        module: the network that receives the values.
+        state_dict: entries under their source's names; a leading `module.` is removed.
+        rename: maps a source name to this network's name, or to None for an entry that is not known.
+        unused: regular expressions (`re.search` on the source name) of entries that this configuration
+            does not use: accepted present or absent.
+        derived: regular expressions on this network's names of entries that the network computes itself
+            (position indices): accepted present or absent. Batch-norm counters always are.
+        what: how the error calls the source.
+
+    Returns:
+        The same module, in the same mode.
+
+    Raises:
+        WeightsError: names every missing, unexpected and mis-shaped entry.
+    """
+    own = dict(module.state_dict())
+    unused = list(unused)
+    derived = [*DERIVED, *derived]
+    mapped: dict[str, Tensor] = {}
+    unexpected, misshaped = [], []
+    for name, value in strip_prefix(state_dict).items():
+        target = rename(name) if rename else name
+        if target is not None and target in own:
+            if own[target].shape != value.shape:
+                misshaped.append(f"{name} is {tuple(value.shape)}, expected {tuple(own[target].shape)}")
+            else:
+                mapped[target] = value
+        elif not any(re.search(pattern, name) for pattern in [*unused, *derived]):
+            unexpected.append(name)
+    missing = [
+        name
+        for name in own
+        if name not in mapped
+        and not any(re.search(pattern, name) for pattern in derived)
+        and not any(entry.startswith(f"{name} ") for entry in misshaped)
+    ]
+    if misshaped:
+        # An entry that arrived with another shape is not missing; it is told apart under its source name.
+        arrived = {rename(line.split(" ")[0]) if rename else line.split(" ")[0] for line in misshaped}
+        missing = [name for name in missing if name not in arrived]
+    problems = [
+        f"{label} ({len(entries)}): " + ", ".join(entries[:20]) + (", …" if len(entries) > 20 else "")
+        for label, entries in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+        if entries
+    ]
+    if problems:
+        raise WeightsError(
+            f"The {what} does not fit {type(module).__name__}: "
+            + "; ".join(problems)
+            + ". Check that the file belongs to this model and that the constructor arguments are those of the file."
+        )
+    module.load_state_dict(mapped, strict=False)
+    return module

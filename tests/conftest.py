@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real clips and gaze recordings named by AVSAL_TEST_DATA."""
+    folder = os.environ.get("AVSAL_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("AVSAL_TEST_DATA does not name a folder with the real recordings")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep tests away from the user's cache and from the network."""
+    monkeypatch.setenv("AVSAL_CACHE", str(tmp_path_factory.getbasetemp() / "avsal-cache"))

@@ -194,7 +194,9 @@ class SaliencyModule(L.LightningModule):
         own = self.state_dict()
         fitting = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
         if not fitting:
-            raise WeightsError(f"{source}: no entry fits {type(self).__name__}; it is another model's checkpoint.")
+            raise WeightsError(
+                f"{source}: no entry fits {type(self).__name__}; it is another model's checkpoint."
+            )
         self.load_state_dict(fitting, strict=False)
         fresh = sorted({".".join(k.split(".")[:3]) for k in own if k not in fitting})
         left = sorted({".".join(k.split(".")[:3]) for k in theirs if k not in fitting})
@@ -278,7 +280,9 @@ class SaliencyModule(L.LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         values = self._metric(stage).compute()
-        self.log_dict({f"{stage}/{name}": float(value) for name, value in values.items()}, prog_bar=stage == "val")
+        self.log_dict(
+            {f"{stage}/{name}": float(value) for name, value in values.items()}, prog_bar=stage == "val"
+        )
 
     # -- use -----------------------------------------------------------------------------------------
 
@@ -350,7 +354,9 @@ def check_multiple(name: str, value: int, of: int) -> int:
     """Return `value` if it is a positive multiple of `of`, else raise a ConfigError with the nearest two."""
     if value < 1 or value % of:
         lower = max(of, value - value % of)
-        raise ConfigError(f"{name}={value} must be a multiple of {of}; the nearest are {lower} and {lower + of}.")
+        raise ConfigError(
+            f"{name}={value} must be a multiple of {of}; the nearest are {lower} and {lower + of}."
+        )
     return value
 
 

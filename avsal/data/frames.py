@@ -1,0 +1,107 @@
+"""From decoded frames to network input: resize, crop and normalise as a `ClipSpec` says.
+
+Whole-video prediction and training read frames through this one class, so that both see the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avsal.types import ClipSpec
+
+
+def resize_frames(
+    frames: Tensor, size: tuple[int, int], *, mode: str = "bilinear", antialias: bool = True
+) -> Tensor:
+    """Resize (n, 3, h, w) uint8 or float frames to `size` (height, width); same dtype.
+
+    Bilinear with antialiasing is the triangle filter that the image libraries of the papers' code apply.
+    """
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    if mode == "nearest":
+        return F.interpolate(frames, size=size, mode="nearest-exact")
+    if frames.dtype == torch.uint8 and antialias:
+        return F.interpolate(frames, size=size, mode=mode, antialias=True)
+    out = F.interpolate(frames.float(), size=size, mode=mode, antialias=antialias, align_corners=False)
+    return out.round_().clamp_(0, 255).to(frames.dtype) if frames.dtype == torch.uint8 else out
+
+
+def crop_geometry(height: int, width: int, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the resized (height, width) and the (top, left) of the centre crop of "short_side_crop".
+
+    The short side becomes the crop's side, the long side keeps the ratio (floor), and the offset is the
+    ceil of half the excess.
+    """
+    target = min(size)
+    if height <= width:
+        resized = (target, max(int(width * target / height), target))
+    else:
+        resized = (max(int(height * target / width), target), target)
+    return resized, (-(-(resized[0] - size[0]) // 2), -(-(resized[1] - size[1]) // 2))
+
+
+class FramePreprocessor:
+    """Turn uint8 RGB frames into the float32 frames that a network eats.
+
+    Args:
+        spec: the network's clip specification (size, resize policy, mean and std).
+    """
+
+    def __init__(self, spec: ClipSpec) -> None:
+        self.spec = spec
+        self._mean = torch.tensor(spec.mean).view(3, 1, 1, 1)
+        self._std = torch.tensor(spec.std).view(3, 1, 1, 1)
+
+    def resized(self, frames: np.ndarray | Sequence[np.ndarray] | Tensor) -> Tensor:
+        """Return (n, 3, H, W) uint8 frames of the spec's size, before normalisation.
+
+        Args:
+            frames: (n, h, w, 3) uint8 RGB of any size.
+        """
+        array = frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(frames))
+        # A channels-last view: torch resizes it without copying it first.
+        images = array.permute(0, 3, 1, 2)
+        spec = self.spec
+        if spec.via is not None and tuple(images.shape[-2:]) != spec.via:
+            images = resize_frames(
+                images, spec.via, mode=spec.via_filter, antialias=spec.via_filter != "nearest"
+            )
+        if spec.resize == "short_side_crop":
+            resized, (top, left) = crop_geometry(images.shape[-2], images.shape[-1], spec.size)
+            if not spec.antialias:
+                images = images.float()
+            images = resize_frames(images, resized, antialias=spec.antialias)
+            return images[..., top : top + spec.size[0], left : left + spec.size[1]]
+        return resize_frames(images, spec.size, antialias=spec.antialias)
+
+    def normalised(self, frames: Tensor) -> Tensor:
+        """Return (3, n, H, W) float32: (n, 3, H, W) frames minus the mean, divided by the std."""
+        return (frames.permute(1, 0, 2, 3).float() - self._mean) / self._std
+
+    def __call__(self, frames: np.ndarray | Sequence[np.ndarray] | Tensor) -> Tensor:
+        """Return (3, n, H, W) float32, normalised, for (n, h, w, 3) uint8 RGB frames."""
+        return self.normalised(self.resized(frames))
+
+
+def resize_map(density: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (..., h, w) float ground-truth maps to `size`, bilinear with antialiasing; range is kept."""
+    if tuple(density.shape[-2:]) == tuple(size):
+        return density
+    lead = density.shape[:-2]
+    flat = density.reshape(-1, 1, *density.shape[-2:]).float()
+    out = F.interpolate(flat, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return out.view(*lead, *size)
+
+
+def resize_fixations(points: Tensor, source: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Move (..., N, 2) int64 (row, column) fixations from a grid of `source` to one of `size`; -1 stays."""
+    scale = torch.tensor([size[0] / source[0], size[1] / source[1]], device=points.device)
+    limit = torch.tensor([size[0] - 1, size[1] - 1], device=points.device)
+    moved = torch.minimum(((points + 0.5) * scale).floor().long(), limit)
+    return torch.where((points < 0).any(-1, keepdim=True), points, moved)

@@ -5,6 +5,7 @@ The data side is built from a network's `ClipSpec`, so nobody writes the number 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -50,6 +51,17 @@ class AudioSpec:
             middle = (first + last + 1.0 / fps) / 2.0
             return middle - self.seconds / 2.0, middle + self.seconds / 2.0
         return first - self.before / fps, last + self.after / fps
+
+    def samples(self, first: float, last: float, fps: float, rate: int) -> tuple[int, int]:
+        """Return the span as sample indices [begin, end) at `rate` Hz; begin may be negative.
+
+        Under a Hann window both ends are truncated and the last sample is included, as STAViS and its
+        followers cut (14113 samples for 16 frames at 25 fps and 22050 Hz); otherwise both are rounded.
+        """
+        begin, end = (round(edge * rate, 6) for edge in self.span(first, last, fps))
+        if self.window == "hann":
+            return math.floor(begin), math.floor(end) + 1
+        return round(begin), round(end)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,373 @@
+"""Reading sound: one mono waveform on the time axis of the pictures.
+
+Sample i of a waveform belongs to the time i / rate on the axis of `avsal.io.video`; whatever the file has no sound
+for (before the track starts, after it ends, in gaps, or everywhere) is zero. Any layout is mixed to mono with
+FFmpeg's own matrix for floating point sound, which keeps the power of independent channels (stereo: (left +
+right) / sqrt 2); layouts that FFmpeg cannot name are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from avsal.errors import ConfigError
+from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, origin, packets
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.container import InputContainer
+
+SILENT_RATE = 16000  #: samples per second that files without sound get if no rate is asked for
+
+# Timestamps may be rounded (1 ms in Matroska), so successive pieces are joined; only a larger difference is a gap.
+_GAP = 0.05
+# A decoder that starts in the middle needs some sound before (80 ms for Opus, a few frames for MP3 and AAC).
+_PREROLL = 0.5
+# How much sound before the last `read` stays in memory, and how far apart the places are that one can go back to.
+_KEEP = 4.0
+_MARK_EVERY = 2.0
+
+
+class AudioStream:
+    """The sound of a media file as a mono waveform, in constant memory.
+
+    Made for reading forward, window after window (windows may overlap); jumping back seeks in the file. A file
+    without a sound track, or with one that cannot be decoded at all, reads as silence with `has_audio` False; the
+    latter also gives a warning that names the file. A track that is silent is a track: `has_audio` is True.
+    The track is the first one marked as default, as players choose.
+
+    Args:
+        path: any file that FFmpeg can open, with or without video.
+        rate: samples per second to resample to with `torchaudio.functional.resample` (its default filter); the
+            pieces equal the resampled whole file up to rounding. None keeps the file's own rate.
+
+    Attributes:
+        path: the file.
+        has_audio: whether there is a sound track of which something can be decoded.
+        rate: samples per second of what `read` returns (16000 for files without sound unless `rate` is given).
+
+    Raises:
+        MediaError: the file is missing, empty or not media.
+    """
+
+    def __init__(self, path: StrPath, *, rate: int | None = None) -> None:
+        if rate is not None and rate < 1:
+            raise ConfigError(f"rate={rate}: samples per second must be positive, or None for the file's own.")
+        self.path = Path(path)
+        self._track: _Track | None = _Track.open(self.path)
+        self.has_audio = self._track is not None
+        self._own_rate = self._track.rate if self._track is not None else rate or SILENT_RATE
+        self.rate = rate or self._own_rate
+
+    @property
+    def length(self) -> int:
+        """Number of samples from time 0 to the end of the sound, 0 without sound.
+
+        Exact once the end has been read; before that it is found from the packets without decoding, which can
+        differ by the codec's padding of the last packet (a few hundredths of a second).
+        """
+        if self._track is None:
+            return 0
+        return self._scaled(self._track.length)
+
+    def _scaled(self, samples: int) -> int:
+        return -(-samples * self.rate // self._own_rate)
+
+    @property
+    def message(self) -> str | None:
+        """None if all is well so far, else a sentence that names the file and what could not be decoded."""
+        return self._track.message if self._track is not None else None
+
+    def read(self, begin: int, end: int) -> Tensor:
+        """Return the samples `begin` to `end` (exclusive) at `rate`.
+
+        Args:
+            begin: first sample, at begin / rate seconds; may be negative or beyond the end of the sound.
+            end: one past the last sample.
+
+        Returns:
+            (end - begin,) float32, full scale 1 (loud stereo may exceed it); zeros where there is no sound.
+        """
+        count = max(end - begin, 0)
+        if self._track is None or count == 0:
+            return torch.zeros(count)
+        if self.rate == self._own_rate:
+            return torch.from_numpy(self._track.read(begin, end))
+        return self._read_resampled(begin, end)
+
+    def _read_resampled(self, begin: int, end: int) -> Tensor:
+        from torchaudio.functional import resample
+
+        assert self._track is not None
+        shared = math.gcd(self._own_rate, self.rate)
+        old, new = self._own_rate // shared, self.rate // shared
+        # The filter repeats every `new` output (`old` input) samples: a piece that begins on that grid, with the
+        # filter's reach around it, goes through the same arithmetic as the whole file.
+        reach = math.ceil(6 * old / (min(old, new) * 0.99) / old) + 1
+        first, last = begin // new, -(-end // new)
+        piece = torch.from_numpy(self._track.read((first - reach) * old, (last + reach) * old))
+        start = begin - (first - reach) * new
+        out = resample(piece, self._own_rate, self.rate)[start : start + end - begin]
+        if self._track.finished:  # the filter rings past the end; the resampled whole file stops there
+            stop = self._scaled(self._track.length) - begin
+            out[max(stop, 0) :] = 0
+        if begin < 0:
+            out[:-begin] = 0
+        return out
+
+    def close(self) -> None:
+        """Close the file; reading afterwards opens it again."""
+        if self._track is not None:
+            self._track.close()
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_audio(path: StrPath, rate: int | None = None) -> tuple[Tensor, int, bool]:
+    """Return the whole sound of a short file.
+
+    Args:
+        path: any file that FFmpeg can open (wav, mp4 …).
+        rate: samples per second to resample to; None keeps the file's own.
+
+    Returns:
+        The waveform (S,) float32 mono from time 0 on, samples per second, and whether there is a sound track
+        (S is 0 if not).
+
+    Raises:
+        MediaError: the file is missing, empty or not media.
+    """
+    with AudioStream(path, rate=rate) as stream:
+        if stream._track is None:
+            return torch.zeros(0), stream.rate, False
+        pieces = []
+        step, begin = 60 * stream.rate, 0
+        while not stream._track.finished:
+            pieces.append(stream.read(begin, begin + step))
+            begin += step
+        return torch.cat(pieces)[: stream.length], stream.rate, True
+
+
+class _Track:
+    """The decoded track at its own rate: a window of samples that moves forward through the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._container: InputContainer | None = None
+        self._frames: Iterator[tuple[AudioFrame, np.ndarray, bool]] = iter(())
+        self._pieces: deque[tuple[int, np.ndarray]] = deque()
+        self._marks: list[tuple[int, int]] = []  # (timestamp, sample) of pieces one can go back to
+        self._cursor: int | None = None  # sample after the last decoded one
+        self._begin = 0  # no sample from here on has been dropped from memory
+        self._length: int | None = None
+        self._estimate: int | None = None
+        self._errors: dict[str, int] = {}
+        self._warned = False
+        self.rate = 0
+
+    @classmethod
+    def open(cls, path: Path) -> _Track | None:
+        with open_media(path) as container:
+            stream = audio_stream(container)
+            if stream is None:
+                return None
+            if stream.codec_context is None:
+                warnings.warn(f"{path}: FFmpeg has no decoder for the sound; it is silence.", stacklevel=4)
+                return None
+        track = cls(path)
+        track._restart()
+        while track._cursor is None and track._decode_next():
+            pass
+        if track._cursor is None or not track.rate:
+            reason = "; ".join(track._errors) or "no samples in it"
+            track.close()
+            warnings.warn(f"{path}: the sound cannot be decoded ({reason}); it is silence.", stacklevel=4)
+            return None
+        return track
+
+    # Reading
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Return float32 samples [begin, end); zeros where there are none."""
+        out = np.zeros(end - begin, dtype=np.float32)
+        begin, offset = max(begin, 0), min(begin, 0)
+        if end <= begin or (self._length is not None and begin >= self._length):
+            return out
+        if begin < self._begin or self._container is None:
+            self._seek(begin)
+        while (self._cursor is None or self._cursor < end) and self._decode_next(drop_before=begin):
+            pass
+        for start, piece in self._pieces:
+            low, high = max(start, begin), min(start + len(piece), end)
+            if low < high:
+                out[low - begin - offset : high - begin - offset] = piece[low - start : high - start]
+        return out
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end of the sound was reached, so that `length` is exact."""
+        return self._length is not None
+
+    @property
+    def length(self) -> int:
+        """Samples up to the end of the sound; from the packets until the end was reached."""
+        if self._length is not None:
+            return self._length
+        if self._estimate is None:
+            end = Fraction(0)
+            with open_media(self._path) as container:
+                stream = audio_stream(container)
+                for packet in packets(container, stream) if stream is not None else ():
+                    if packet.pts is not None:
+                        end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._estimate = max(round((end - origin(container)) * self.rate), self._cursor or 0)
+        return self._estimate
+
+    @property
+    def message(self) -> str | None:
+        if not self._errors:
+            return None
+        lost = sum(self._errors.values())
+        return f"{self._path}: {lost} pieces of the sound cannot be decoded ({'; '.join(self._errors)})."
+
+    # Decoding
+
+    def _restart(self) -> None:
+        self.close()
+        self._container = open_media(self._path)
+        self._stream = audio_stream(self._container)
+        assert self._stream is not None
+        self._stream.thread_type = "AUTO"
+        self._origin = origin(self._container)
+        self._pieces.clear()
+        self._cursor, self._begin = None, 0
+        self._frames = self._decode()
+
+    def _seek(self, begin: int) -> None:
+        """Go to a known place before `begin`, or to the start of the file."""
+        target = begin - round(_PREROLL * self.rate)
+        known = [mark for mark in self._marks if mark[1] <= target]
+        self._restart()
+        if not known or self._container is None or self._stream is None:
+            return
+        stamp, sample = known[-1]
+        assert self._stream.time_base is not None
+        try:
+            self._container.seek(stamp - round(_PREROLL / self._stream.time_base), stream=self._stream)
+            for frame, samples, _ in self._frames:
+                if frame.pts == stamp:
+                    self._pieces.append((sample, samples))
+                    self._cursor, self._begin = sample + len(samples), sample
+                    return
+                if frame.pts is None or frame.pts > stamp:
+                    break
+        except DECODE_ERRORS:
+            pass
+        self._restart()  # this format does not seek to where it should: read from the start again
+
+    def _decode_next(self, drop_before: int | None = None) -> bool:
+        """Decode one piece; False at the end of the sound."""
+        found = next(self._frames, None)
+        if found is None:
+            self._length = max(self._cursor or 0, 0)
+            if self._errors and not self._warned and self._cursor is not None:
+                warnings.warn(str(self.message), stacklevel=5)
+                self._warned = True
+            return False
+        frame, samples, broken = found
+        start = self._place(frame, broken)
+        if start < 0:
+            samples, start = samples[-start:], 0
+        self._pieces.append((start, samples))
+        self._cursor = start + len(samples)
+        if frame.pts is not None and (not self._marks or start >= self._marks[-1][1] + _MARK_EVERY * self.rate):
+            self._marks.append((frame.pts, start))
+        if drop_before is not None:
+            oldest = drop_before - round(_KEEP * self.rate)
+            while self._pieces and self._pieces[0][0] + len(self._pieces[0][1]) <= oldest:
+                start, samples = self._pieces.popleft()
+                self._begin = max(self._begin, start + len(samples))
+        return True
+
+    def _place(self, frame: AudioFrame, broken: bool) -> int:
+        """Sample at which a decoded piece begins."""
+        if frame.pts is None or frame.time_base is None:
+            return self._cursor or 0
+        stamped = round((frame.pts * frame.time_base - self._origin) * self.rate)
+        if self._cursor is None or broken or abs(stamped - self._cursor) > _GAP * self.rate:
+            return stamped
+        return self._cursor
+
+    def _decode(self) -> Iterator[tuple[AudioFrame, np.ndarray, bool]]:
+        """Yield decoded frames, their mono samples, and whether something before them was lost."""
+        assert self._container is not None
+        mixer, broken, flushed = _Mixer(), False, False
+        reasons: list[str] = []
+        for packet in packets(self._container, self._stream, errors=reasons):
+            flushed = flushed or not packet.size
+            try:
+                for frame in packet.decode():
+                    self.rate = self.rate or frame.sample_rate
+                    yield frame, mixer.mono(frame, self.rate), broken
+                    broken = False
+            except EOFError:
+                continue
+            except DECODE_ERRORS as error:
+                self._count(error)
+                broken = True
+        if not flushed:
+            try:
+                for frame in self._stream.decode(None):
+                    yield frame, mixer.mono(frame, self.rate), broken
+            except DECODE_ERRORS:
+                return
+
+    def _count(self, error: BaseException) -> None:
+        reason = str(getattr(error, "strerror", None) or error)
+        self._errors[reason] = self._errors.get(reason, 0) + 1
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+
+class _Mixer:
+    """Mixes decoded frames to mono float32 at one rate; a change of format half-way is followed."""
+
+    def __init__(self) -> None:
+        self._format: Any = None
+        self._resampler: av.AudioResampler | None = None
+
+    def mono(self, frame: AudioFrame, rate: int) -> np.ndarray:
+        known = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if known != self._format:
+            self._format = known
+            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        assert self._resampler is not None
+        try:
+            pieces = [piece.to_ndarray()[0] for piece in self._resampler.resample(frame)]
+        except DECODE_ERRORS:  # FFmpeg has no matrix for channels without a name
+            self._format = None
+            convert = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
+            pieces = [piece.to_ndarray().mean(0) for piece in convert.resample(frame)]
+        samples = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        return np.nan_to_num(samples.astype(np.float32, copy=False), copy=False, posinf=0.0, neginf=0.0)

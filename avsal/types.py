@@ -25,10 +25,11 @@ class AudioSpec:
 
     Attributes:
         sample_rate: Hz of the waveform in the batch; None keeps the file's own rate.
-        before: how far the span reaches before the first frame's time, in frame durations (1 / fps).
-        after: how far the span reaches past the last frame's time, in frame durations.
+        before: how far the span reaches before the first frame's time, in `unit`.
+        after: how far the span reaches past the last frame's time, in `unit`.
         seconds: if given, the span is this long instead and centred on the middle of the clip.
         window: the window function that the network's frontend applies, for information.
+        unit: "frames" counts frame durations (1 / fps of the video), "seconds" is independent of the rate.
 
     A frame k of a video at constant rate has the time k / fps. Sound outside the file is silence.
     """
@@ -38,6 +39,7 @@ class AudioSpec:
     after: float = 1.0
     seconds: float | None = None
     window: Literal["hann", "none"] = "none"
+    unit: Literal["frames", "seconds"] = "frames"
 
     def span(self, first: float, last: float, fps: float) -> tuple[float, float]:
         """Return the begin and end in seconds of the sound of a clip.
@@ -50,7 +52,8 @@ class AudioSpec:
         if self.seconds is not None:
             middle = (first + last + 1.0 / fps) / 2.0
             return middle - self.seconds / 2.0, middle + self.seconds / 2.0
-        return first - self.before / fps, last + self.after / fps
+        scale = 1.0 if self.unit == "seconds" else 1.0 / fps
+        return first - self.before * scale, last + self.after * scale
 
     def samples(self, first: float, last: float, fps: float, rate: int) -> tuple[int, int]:
         """Return the span as sample indices [begin, end) at `rate` Hz; begin may be negative.

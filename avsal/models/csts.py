@@ -1,0 +1,525 @@
+"""CSTS: egocentric gaze anticipation and estimation from video and sound.
+
+Lai, Ryan, Jia, Liu, Rehg: "Listen to Look into the Future: Audio-Visual Egocentric Gaze Anticipation",
+ECCV 2024. Where the paper and the released code differ, this follows the code, which gave the published
+numbers; docs/models/csts.md lists the differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avsal.errors import ConfigError, WeightsError
+from avsal.losses import contrastive, gather_with_gradient, reverse_kl
+from avsal.models.base import SaliencyModule, SaliencyNetwork, check_multiple, choice
+from avsal.nn.mvit import (
+    Grid,
+    MultiscaleBlock,
+    PatchEmbed,
+    encoder_blocks,
+    init_weights,
+    published_encoder,
+    resize_positions,
+    resize_times,
+    to_grid,
+    to_tokens,
+)
+from avsal.nn.state import load_exact, strip_prefix
+from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
+
+if TYPE_CHECKING:
+    from avsal.metrics.gaze import GazeMetrics
+
+Task = Literal["anticipation", "estimation"]
+Timing = Literal["ego4d", "aria"]
+
+#: Video frame rate, spacing of the eight frames, and frames observed before "now" per data set (code).
+TIMING: dict[str, dict[str, int]] = {
+    "ego4d": {"fps": 30, "spacing": 9, "observed": 86, "lead": 1},
+    "aria": {"fps": 20, "spacing": 5, "observed": 60, "lead": 5},
+}
+
+#: Fusion strategies (Tables 1 and 2) and the contrastive losses (Tables 3 and 8) that each can have.
+FUSIONS: dict[str, tuple[str, ...]] = {
+    "vision-only": ("none",),
+    "s-fusion": ("none", "vanilla"),
+    "t-fusion": ("none", "vanilla"),
+    "sts": ("none", "vanilla", "s", "t", "cross", "post"),
+    "linear": ("none", "vanilla"),
+    "bilinear": ("none", "vanilla"),
+    "concat": ("none", "vanilla"),
+    "vanilla-sa": ("none", "vanilla", "post"),
+}
+
+#: Every row of Tables 1, 2, 3 and 8 that is this paper's own, as constructor arguments.
+VARIANTS: dict[str, dict[str, str]] = {
+    "Vision only": {"fusion": "vision-only", "contrast": "none"},
+    "S-fusion": {"fusion": "s-fusion", "contrast": "none"},
+    "T-fusion": {"fusion": "t-fusion", "contrast": "none"},
+    "STS": {"fusion": "sts", "contrast": "none"},
+    "CSTS": {"fusion": "sts", "contrast": "post"},
+    "Linear": {"fusion": "linear", "contrast": "none"},
+    "Bilinear": {"fusion": "bilinear", "contrast": "none"},
+    "Concat.": {"fusion": "concat", "contrast": "none"},
+    "Vanilla SA": {"fusion": "vanilla-sa", "contrast": "none"},
+    "SA + Vanilla Contr": {"fusion": "vanilla-sa", "contrast": "vanilla"},
+    "SA + Post Contr": {"fusion": "vanilla-sa", "contrast": "post"},
+    "STS + Vanilla Contr": {"fusion": "sts", "contrast": "vanilla"},
+    "STS + S-Contr": {"fusion": "sts", "contrast": "s"},
+    "STS + T-Contr": {"fusion": "sts", "contrast": "t"},
+    "STS + Cross Contr": {"fusion": "sts", "contrast": "cross"},
+    "STS + Post Contr": {"fusion": "sts", "contrast": "post"},
+}
+
+#: Added to the power spectrum before its logarithm; silence is log(1e-6) everywhere.
+POWER_FLOOR = 1e-6
+#: Reduction of height and width by the encoders: 4 in the stem, then three times 2.
+REDUCTION = 32
+
+
+def clip_spec(task: Task, timing: Timing, size: tuple[int, int], frames: int, sample_rate: int | None) -> ClipSpec:
+    """Return the clip that CSTS eats (table of frame sampling in the released loader).
+
+    Args:
+        task: "anticipation" predicts as many frames after the clip as the clip has; "estimation" the clip's own.
+        timing: "ego4d" (frames 9/30 s apart, first map 1/30 s after now) or "aria" (5/20 s, 5/20 s).
+        size: (height, width) of the frames.
+        frames: frames per clip; 8 in the paper. Fewer frames keep their distance.
+        sample_rate: Hz of the waveform, None for a network that does not hear.
+    """
+    rate = TIMING[timing]
+    step = rate["spacing"] / rate["fps"]
+    if task == "anticipation":
+        target = tuple((rate["lead"] + rate["spacing"] * i) / rate["fps"] for i in range(frames))
+        # The sound reaches back to the start of the observed part and ends with the frame shown now.
+        before = (rate["observed"] - 1 - rate["spacing"] * (frames - 1)) / rate["fps"]
+    else:
+        target = tuple((i - frames + 1) * step for i in range(frames))
+        before = max(5.0 - (rate["spacing"] * (frames - 1) + 1) / rate["fps"], 0.0)
+    audio = None
+    if sample_rate is not None:
+        audio = AudioSpec(sample_rate, before=before, after=1 / rate["fps"], unit="seconds", window="hann")
+    return ClipSpec(
+        frames=frames,
+        size=size,
+        step=step,
+        step_unit="seconds",
+        mean=(0.45 * 255,) * 3,
+        std=(0.225 * 255,) * 3,
+        target=target,
+        resize="short_side_crop",
+        antialias=False,
+        audio=audio,
+    )
+
+
+class SpectrogramWindows(nn.Module):
+    """One log-spectrogram around every video frame, from the waveform, as the authors' scripts make them.
+
+    log(|STFT|^2 + 1e-6) with a periodic Hann window, frames centred, zeros outside; linear frequency, no
+    normalisation. Column c is centred on sample c * hop.
+
+    Args:
+        bins: frequency bins; the transform has 2 * bins - 1 points.
+        columns: columns of the window around each video frame.
+        sample_rate: Hz; 24000 in the paper.
+        window: samples of the Hann window (10 ms in the paper).
+        hop: samples between columns (5 ms in the paper).
+    """
+
+    hann: Tensor
+
+    def __init__(
+        self, bins: int = 256, columns: int = 256, sample_rate: int = 24000, window: int = 240, hop: int = 120
+    ) -> None:
+        super().__init__()
+        if window > 2 * bins - 1:
+            raise ConfigError(f"A window of {window} samples needs at least {(window + 2) // 2} frequency bins, not {bins}.")
+        self.bins, self.columns, self.sample_rate, self.hop = bins, columns, sample_rate, hop
+        self.register_buffer("hann", torch.hann_window(window), persistent=False)
+
+    def spectrogram(self, waveform: Tensor) -> Tensor:
+        """Return log-power spectrograms (B, bins, 1 + S // hop) of waveforms (B, S) in [-1, 1]."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            points = 2 * self.bins - 1
+            spectrum = torch.stft(
+                # Padded by hand: a waveform shorter than half a transform is allowed here.
+                F.pad(waveform.float(), (points // 2, points // 2)),
+                points,
+                self.hop,
+                len(self.hann),
+                self.hann,
+                center=False,
+                return_complex=True,
+            )
+            return torch.log(spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR)
+
+    def centres(self, frame_times: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the centre column (B, T) of every frame's window and the columns (B,) of each waveform.
+
+        round-half-even(time / duration * columns), clamped so that the window stays inside the observed sound:
+        near its ends several frames share one window.
+
+        Args:
+            frame_times: (B, T) seconds from the first sample.
+            length: (B,) samples that belong to the clip.
+        """
+        columns = length // self.hop
+        duration = length.clamp_min(1).to(torch.float64) / self.sample_rate
+        # Six decimals take away the division's noise, so that true halves go to the even column.
+        place = (frame_times.to(torch.float64) / duration[:, None] * columns[:, None]).round(decimals=6)
+        half = self.columns // 2
+        last = (columns - 1 - half).clamp_min(half)
+        return torch.minimum(place.round().long().clamp_min(half), last[:, None]), columns
+
+    def forward(self, waveform: Tensor, length: Tensor, has_audio: Tensor, frame_times: Tensor) -> Tensor:
+        """Return the windows (B, 1, T, bins, columns).
+
+        A waveform shorter than one window is followed by silence; missing sound is silence.
+        """
+        inside = torch.arange(waveform.shape[1], device=waveform.device) < length[:, None]
+        waveform = waveform.float() * (inside & has_audio[:, None])
+        spectrogram = self.spectrogram(waveform)
+        centres, columns = self.centres(frame_times, length)
+        needed = int(max(int(columns.max()), self.columns))
+        # Columns past a clip's own end would show half a window of its last samples: they count as silence.
+        seen = torch.arange(spectrogram.shape[2], device=waveform.device) < columns[:, None]
+        spectrogram = spectrogram.masked_fill(~seen[:, None], math.log(POWER_FLOOR))
+        spectrogram = F.pad(spectrogram, (0, max(needed - spectrogram.shape[2], 0)), value=math.log(POWER_FLOOR))
+        offsets = torch.arange(self.columns, device=waveform.device) - self.columns // 2
+        index = (centres[..., None] + offsets).flatten(1)[:, None].expand(-1, self.bins, -1)
+        windows = spectrogram.gather(2, index).unflatten(2, (frame_times.shape[1], self.columns))
+        return windows.transpose(1, 2)[:, None]
+
+
+class CSTS(SaliencyNetwork):
+    """Contrastive spatial-temporal separable fusion network (parameter names are the released code's).
+
+    Logits are (B, T, H/4, W/4) for a clip of T frames of (H, W): map t belongs to the t-th target time.
+
+    Args:
+        task: "anticipation" or "estimation"; the network is the same, the clip's target differs.
+        timing: "ego4d" or "aria": distance of frames and targets in time.
+        fusion: a key of `FUSIONS` (Tables 1 and 2).
+        contrast: which features the contrastive loss compares (Tables 3 and 8).
+        size: (height, width) of the frames, multiples of 32. Position embeddings and the three pooling
+            convolutions are made for it; other sizes work at run time by interpolation.
+        frames: frames of a clip, even.
+        embed_dim: channels after the stems.
+        heads: attention heads in the first stage.
+        depths: video blocks per stage, four stages.
+        audio_depths: audio blocks per stage.
+        drop_path: stochastic depth of the last video block.
+        contrast_dim: length of the compared embeddings.
+        spectrogram: (frequency bins, columns) of the sound around each frame, multiples of 32.
+        sample_rate: Hz of the waveform.
+        window: samples of the STFT's window.
+        hop: samples between columns.
+        pool_eps: epsilon of the q, k, v norms (see `avsal.nn.mvit.published_encoder`).
+
+    Raises:
+        ConfigError: sizes that do not divide, or a contrastive loss that the fusion cannot have.
+    """
+
+    activation = "softmax"
+    temperature = 2.0
+
+    def __init__(
+        self,
+        *,
+        task: Task = "anticipation",
+        timing: Timing = "ego4d",
+        fusion: str = "sts",
+        contrast: str = "post",
+        size: tuple[int, int] = (256, 256),
+        frames: int = 8,
+        embed_dim: int = 96,
+        heads: int = 1,
+        depths: Sequence[int] = (1, 2, 11, 2),
+        audio_depths: Sequence[int] = (1, 1, 1, 1),
+        drop_path: float = 0.2,
+        contrast_dim: int = 256,
+        spectrogram: tuple[int, int] = (256, 256),
+        sample_rate: int = 24000,
+        window: int = 240,
+        hop: int = 120,
+        pool_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        choice("task", task, ("anticipation", "estimation"))
+        choice("timing", timing, tuple(TIMING))
+        choice("fusion", fusion, tuple(FUSIONS))
+        if contrast not in FUSIONS[fusion]:
+            raise ConfigError(f"contrast={contrast!r} is not defined for fusion={fusion!r}; allowed: {', '.join(FUSIONS[fusion])}.")
+        if len(depths) != 4 or len(audio_depths) != 4 or min(*depths, *audio_depths) < 1:
+            raise ConfigError(f"depths={tuple(depths)}, audio_depths={tuple(audio_depths)}: four stages of at least one block each.")
+        for name, value in (("size", size), ("spectrogram", spectrogram)):
+            for side in value:
+                check_multiple(name, side, REDUCTION)
+        check_multiple("frames", frames, 2)
+        check_multiple("embed_dim", embed_dim, heads)
+        self.task, self.fusion, self.contrast = task, fusion, contrast
+        self.hears = fusion != "vision-only"
+        self.spec = clip_spec(task, timing, tuple(size), frames, sample_rate if self.hears else None)
+        #: Set it to have the fusion's attention in `aux` ("spatial_attention", "spatial_correlation",
+        #: "temporal_attention"): the maps of Figure 5.
+        self.attention_maps = False
+
+        dim, top = embed_dim, embed_dim * 8
+        grid, audio_grid = (tuple(s // REDUCTION for s in pair) for pair in (size, spectrogram))
+        self.stem_grid = (size[0] // 4, size[1] // 4)
+        self.audio_stem_grid = (spectrogram[0] // 4, spectrogram[1] // 4)
+        self.patch_embed = PatchEmbed(3, dim)
+        self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.stem_grid), dim))
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, frames // 2, dim))
+        self.blocks = encoder_blocks(dim, depths, heads, drop_path=drop_path, pool_eps=pool_eps)
+        ends = [sum(depths[: stage + 1]) - 1 for stage in range(3)]
+        self.skip_blocks = (ends[2], ends[1], ends[0])
+        positions = [self.pos_embed_spatial, self.pos_embed_temporal]
+        if self.hears:
+            self.windows = SpectrogramWindows(*spectrogram, sample_rate, window, hop)
+            self.patch_embed_audio = PatchEmbed(1, dim)
+            self.pos_embed_spatial_audio = nn.Parameter(torch.zeros(1, math.prod(self.audio_stem_grid), dim))
+            self.pos_embed_temporal_audio = nn.Parameter(torch.zeros(1, frames // 2, dim))
+            self.blocks_audio = encoder_blocks(dim, audio_depths, heads, pool_eps=pool_eps)
+            positions += [self.pos_embed_spatial_audio, self.pos_embed_temporal_audio]
+        if fusion in ("s-fusion", "sts"):
+            self.audio_pool = nn.Conv3d(top, top, (1, *audio_grid))
+            self.spatial_fusion = MultiscaleBlock(top, top, 8 * heads)
+        if fusion in ("t-fusion", "sts"):
+            self.vision_pool = nn.Conv3d(top, top, (1, *grid))
+            self.audio_pool2 = nn.Conv3d(top, top, (1, *audio_grid))
+            self.temporal_fusion = MultiscaleBlock(top, top, 8 * heads)
+        if fusion == "linear":
+            # The paper leaves hidden size and activation open: D and GELU here.
+            self.linear_fusion = nn.Sequential(nn.Linear(2 * top, top), nn.GELU(), nn.Linear(top, top))
+        if fusion == "bilinear":
+            # "Reduce the length of tokens to 256": read as channels, D / 3 of them, because the video already
+            # has 256 tokens and a bilinear layer of full width would have D^3 weights.
+            self.vision_reduce, self.audio_reduce = nn.Linear(top, top // 3), nn.Linear(top, top // 3)
+            self.bilinear_fusion = nn.Bilinear(top // 3, top // 3, top)
+        if fusion == "vanilla-sa":
+            self.joint_fusion = MultiscaleBlock(top, top, 8 * heads)
+        if contrast != "none":
+            self.vision_proj, self.audio_proj = nn.Linear(top, contrast_dim), nn.Linear(top, contrast_dim)
+
+        decoder_in = 2 * top if fusion == "concat" else top
+        self.decode_block1 = self._decoder(decoder_in, top, 8 * heads, 2, pool_eps)
+        self.decode_block2 = self._decoder(top, top // 2, 4 * heads, 4, pool_eps)
+        self.decode_block3 = self._decoder(top // 2, top // 4, 4 * heads, 8, pool_eps)
+        self.decode_block4 = MultiscaleBlock(
+            top // 4, dim, 2 * heads, (2, 1, 1), (1, 16, 16), upsample=True, pool_eps=pool_eps
+        )
+        self.classifier = nn.Conv3d(dim, 1, 1)
+        self.apply(init_weights)
+        for position in positions:
+            nn.init.trunc_normal_(position, std=0.02)
+
+    @staticmethod
+    def _decoder(dim: int, dim_out: int, heads: int, kv: int, pool_eps: float) -> MultiscaleBlock:
+        return MultiscaleBlock(dim, dim_out, heads, (1, 2, 2), (1, kv, kv), upsample=True, pool_eps=pool_eps)
+
+    # -- sound ---------------------------------------------------------------------------------------
+
+    def frontend(
+        self,
+        waveform: Tensor,
+        audio_length: Tensor | None = None,
+        has_audio: Tensor | None = None,
+        frame_times: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return one log-spectrogram per frame, (B, 1, T, bins, columns).
+
+        Args:
+            waveform: (B, S) in [-1, 1] at the spec's rate: the *observed* sound, from the first sample that may
+                be used to the end of the frame shown now.
+            audio_length: (B,) samples that belong to each clip; None means all.
+            has_audio: (B,) bool; missing sound is silence, log(1e-6), as for the authors' two silent videos.
+            frame_times: (B, T) seconds of the frames from the first sample; None places them as the spec does.
+        """
+        if not self.hears:
+            return None
+        batch, device = len(waveform), waveform.device
+        if audio_length is None:
+            audio_length = torch.full((batch,), waveform.shape[1], device=device)
+        if has_audio is None:
+            has_audio = torch.ones(batch, dtype=torch.bool, device=device)
+        if frame_times is None:
+            assert self.spec.audio is not None
+            times = self.spec.audio.before + self.spec.step * torch.arange(self.spec.frames, dtype=torch.float64)
+            frame_times = times.to(device).expand(batch, -1)
+        return self.windows(waveform, audio_length, has_audio, frame_times)
+
+    # -- network -------------------------------------------------------------------------------------
+
+    def _embed(self, x: Tensor, stem: PatchEmbed, spatial: Tensor, temporal: Tensor, source: tuple[int, int]) -> tuple[Tensor, Grid]:
+        tokens, grid = stem(x)
+        spatial = resize_positions(spatial, grid[1:], source=source)
+        position = resize_times(temporal, grid[0])[:, :, None] + spatial[:, None]
+        return tokens + position.flatten(1, 2), grid
+
+    def _encode_video(self, video: Tensor) -> tuple[Tensor, Grid, list[Tensor], Grid]:
+        """Return the last tokens, their grid, the skips from coarse to fine, and the stem's grid."""
+        tokens, grid = self._embed(video, self.patch_embed, self.pos_embed_spatial, self.pos_embed_temporal, self.stem_grid)
+        stem_grid, skips = grid, [tokens]
+        for index, block in enumerate(self.blocks):
+            tokens, grid, _ = block(tokens, grid)
+            if index in self.skip_blocks:
+                skips.append(tokens)
+        return tokens, grid, skips[::-1], stem_grid
+
+    def _encode_audio(self, audio: Tensor) -> tuple[Tensor, Grid]:
+        tokens, grid = self._embed(
+            audio,
+            self.patch_embed_audio,
+            self.pos_embed_spatial_audio,
+            self.pos_embed_temporal_audio,
+            self.audio_stem_grid,
+        )
+        for block in self.blocks_audio:
+            tokens, grid, _ = block(tokens, grid)
+        return tokens, grid
+
+    @staticmethod
+    def _pool(tokens: Tensor, grid: Grid, pool: nn.Conv3d) -> Tensor:
+        """Reduce every time step to one token (B, T, C)."""
+        volume = to_grid(tokens, grid)
+        kernel = pool.kernel_size[1:]
+        if grid[1:] != kernel:
+            volume = F.interpolate(volume, size=(grid[0], *kernel), mode="trilinear", align_corners=False)
+        return to_tokens(pool(volume))
+
+    def _spatial(self, video: Tensor, audio: Tensor, grid: Grid, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """In-frame attention, Equations 1-5: the cross-frame mask leaves T independent groups of N + 1 tokens.
+
+        Returns u_{v,s} (B, T*N, C) and u_{a,s} (B, T, C).
+        """
+        steps = grid[0]
+        groups = torch.cat([video.unflatten(1, (steps, -1)), audio[:, :, None]], dim=2).flatten(0, 1)
+        fused, _, weights = self.spatial_fusion(groups, (1, 1, groups.shape[1]), attention=self.attention_maps)
+        fused = fused.unflatten(0, (-1, steps))
+        if weights is not None:
+            weights = weights.unflatten(0, (-1, steps))
+            aux["spatial_attention"] = weights
+            aux["spatial_correlation"] = weights[..., -1, :-1].mean(2).unflatten(-1, grid[1:])
+        return fused[:, :, :-1].flatten(1, 2), fused[:, :, -1]
+
+    def _temporal(self, video: Tensor, audio: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Cross-frame attention among one token per step and modality, Equation 6; (B, T, C) each."""
+        tokens = torch.cat([video, audio], dim=1)
+        fused, _, weights = self.temporal_fusion(tokens, (1, 1, tokens.shape[1]), attention=self.attention_maps)
+        if weights is not None:
+            aux["temporal_attention"] = weights
+        return fused[:, : video.shape[1]], fused[:, video.shape[1] :]
+
+    def _fuse(
+        self, video: Tensor, grid: Grid, audio: Tensor, audio_grid: Grid, aux: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Return the decoder's input and, per contrastive loss, the tokens of both modalities to compare."""
+        pairs = {"vanilla": (video, audio)}
+        if self.fusion in ("linear", "bilinear", "concat"):
+            if audio_grid != grid:
+                audio = to_tokens(F.interpolate(to_grid(audio, audio_grid), size=grid, mode="trilinear"))
+            if self.fusion == "bilinear":
+                return self.bilinear_fusion(self.vision_reduce(video), self.audio_reduce(audio)), pairs
+            both = torch.cat([video, audio], dim=-1)
+            return (self.linear_fusion(both) if self.fusion == "linear" else both), pairs
+        if self.fusion == "vanilla-sa":
+            tokens = torch.cat([video, audio], dim=1)
+            fused, _, _ = self.joint_fusion(tokens, (1, 1, tokens.shape[1]))
+            seen, heard = fused[:, : video.shape[1]], fused[:, video.shape[1] :]
+            return seen, {**pairs, "post": (seen, heard)}
+        u_vs, u_v = video, video
+        if self.fusion in ("s-fusion", "sts"):
+            u_vs, u_as = self._spatial(video, self._pool(audio, audio_grid, self.audio_pool), grid, aux)
+            u_v = u_vs
+            pairs["s"] = (u_vs, u_as)
+        if self.fusion in ("t-fusion", "sts"):
+            seen = self._pool(video, grid, self.vision_pool)
+            heard = self._pool(audio, audio_grid, self.audio_pool2)
+            u_vt, u_at = self._temporal(seen, heard, aux)
+            u_v = (u_vs.unflatten(1, (grid[0], -1)) * u_vt[:, :, None]).flatten(1, 2)  # Equation 7
+            u_a = (audio.unflatten(1, (grid[0], -1)) * u_at[:, :, None]).flatten(1, 2)  # Equation 8
+            pairs |= {"t": (u_vt, u_at), "post": (u_v, u_a)}
+            if self.fusion == "sts":
+                pairs["cross"] = (u_v, u_as * u_at)
+        return u_v, pairs
+
+    def _decode(self, tokens: Tensor, grid: Grid, skips: list[Tensor], stem_grid: Grid) -> Tensor:
+        *coarse, stem = skips
+        for block, skip in zip((self.decode_block1, self.decode_block2, self.decode_block3), coarse, strict=True):
+            tokens, grid, _ = block(tokens, grid)
+            tokens = tokens + skip
+        tokens, grid, _ = self.decode_block4(tokens, grid)
+        skip = F.interpolate(to_grid(stem, stem_grid), scale_factor=(2.0, 1.0, 1.0), mode="trilinear", align_corners=False)
+        return self.classifier(to_grid(tokens, grid) + skip)[:, 0]
+
+    def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
+        """Return one raw map per target time.
+
+        Args:
+            video: (B, 3, T, H, W) normalised, T even, H and W multiples of 32.
+            audio_input: (B, 1, T, bins, columns) log-spectrograms; None for a network that does not hear.
+
+        Returns:
+            Logits (B, T, H/4, W/4). `aux` has "vision_embed" and "audio_embed" (B, contrast_dim), projected but
+            not normalised, where a contrastive loss was chosen; with `attention_maps` also "spatial_attention"
+            (B, T/2, heads, N+1, N+1), "spatial_correlation" (B, T/2, H/32, W/32) (the audio token's attention over
+            the frame, mean of heads, Figure 5) and "temporal_attention" (B, heads, T, T).
+        """
+        check_multiple("frames of the clip", video.shape[2], 2)
+        check_multiple("height of the clip", video.shape[3], REDUCTION)
+        check_multiple("width of the clip", video.shape[4], REDUCTION)
+        tokens, grid, skips, stem_grid = self._encode_video(video)
+        aux: dict[str, Tensor] = {}
+        if self.hears:
+            if audio_input is None:
+                raise ConfigError(f"fusion={self.fusion!r} needs audio_input (B, 1, T, bins, columns); pass what frontend() returns.")
+            if audio_input.shape[2] != video.shape[2]:
+                raise ConfigError(f"{audio_input.shape[2]} spectrograms for {video.shape[2]} frames; give one per frame.")
+            audio, audio_grid = self._encode_audio(audio_input)
+            tokens, pairs = self._fuse(tokens, grid, audio, audio_grid, aux)
+            if self.contrast != "none":
+                seen, heard = pairs[self.contrast]
+                aux["vision_embed"] = self.vision_proj(seen.mean(1))
+                aux["audio_embed"] = self.audio_proj(heard.mean(1))
+        return self.output(self._decode(tokens, grid, skips, stem_grid), aux)
+
+    # -- published weights of the encoder ----------------------------------------------------------------
+
+    def from_published(self, state_dict: Mapping[str, Tensor], *, positions: str = "2-D") -> list[str]:
+        """Initialise the video encoder with Kinetics-400 weights of MViT-B (version 1).
+
+        Args:
+            state_dict: torchvision's `mvit_v1_b`, PyTorchVideo's `mvit_base_16x4` or PySlowFast's
+                `MVIT_B_16x4_CONV`; a "model_state" around it is opened.
+            positions: "2-D" resizes the spatial position embedding on its grid; "1-D" as the released code.
+
+        Returns:
+            The names of the entries that were set: all of the video encoder's.
+
+        Raises:
+            WeightsError: not MViT-B weights, or of another width or depth than this encoder.
+        """
+        inner = state_dict.get("model_state", state_dict)
+        theirs = published_encoder(strip_prefix(inner))  # type: ignore[arg-type]
+        if "pos_embed_spatial" in theirs:
+            theirs["pos_embed_spatial"] = resize_positions(theirs["pos_embed_spatial"], self.stem_grid, mode=positions)
+        if "pos_embed_temporal" in theirs:
+            theirs["pos_embed_temporal"] = resize_times(theirs["pos_embed_temporal"], self.pos_embed_temporal.shape[1])
+        names = ("pos_embed_spatial", "pos_embed_temporal", "patch_embed.", "blocks.")
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(names)}
+        wrong = [n for n, v in own.items() if n not in theirs or theirs[n].shape != v.shape] + sorted(set(theirs) - set(own))
+        if wrong:
+            raise WeightsError(
+                f"The MViT weights do not fit this video encoder in {len(wrong)} entries: {', '.join(wrong[:8])}. "
+                "Kinetics weights exist for embed_dim=96, heads=1, depths=(1, 2, 11, 2)."
+            )
+        self.load_state_dict(theirs, strict=False)
+        return sorted(own)

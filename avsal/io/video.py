@@ -156,13 +156,8 @@ class _Painter:
             height, width = self._size
         else:
             height, width = size if turns % 2 == 0 else size[::-1]
-        shrink = height * width < frame.height * frame.width
         rgb = self._reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="rgb24",
-            interpolation=Interpolation.AREA if shrink else Interpolation.BILINEAR,
+            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
         )
         image = rgb.to_ndarray()
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
@@ -338,7 +333,7 @@ class VideoStream:
         if self._family == "other" or not self._duration:
             return False  # no duration, or one that FFmpeg estimated from the bit rate
         # The announced duration is rounded, and includes padding of the sound's last packet.
-        missing = self._duration / 1e6 - float(self._end - self._origin)
+        missing = self._duration / 1e6 - float(self._end)
         return missing > 0.25 + 2 / self._fps
 
     def close(self) -> None:
@@ -470,9 +465,10 @@ class VideoReader:
 
         Args:
             indices: 0-based frame numbers in any order, repetitions allowed.
-            size: (H, W) to which the decoder's own scaler brings the pictures (area averaging when it shrinks).
-                It saves the time of handling large pictures in training; it is not the resize that the papers'
-                evaluation uses.
+            size: (H, W) to which the decoder's own scaler brings the pictures (swscale's bilinear, which averages
+                when it shrinks). It saves the time of handling large pictures in training; it is not the resize
+                of the papers' evaluation, and the backends round it differently (by a few grey levels) while
+                their pictures at full size are equal.
 
         Returns:
             (n, H, W, 3) uint8 RGB, upright. A frame that cannot be decoded is replaced by its neighbour.

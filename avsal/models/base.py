@@ -7,7 +7,7 @@ one file of this folder, and names its module class `MODULE` there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -19,7 +19,7 @@ from avsal.errors import ConfigError, WeightsError
 from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
-    from avsal.inference import FrameMap
+    from avsal.inference import VideoPrediction
     from avsal.metrics.saliency import SaliencyMetrics
 
 
@@ -138,6 +138,8 @@ class SaliencyModule(L.LightningModule):
     network: SaliencyNetwork
     val_metrics: ClassVar[tuple[str, ...]] = ("cc", "nss", "auc_judd", "sim")
     test_metrics: ClassVar[tuple[str, ...]] = ("cc", "nss", "auc_judd", "sauc", "sim")
+    #: The validation metric that picks the best checkpoint (larger is better).
+    monitor: ClassVar[str] = "val/cc"
     #: Citation key or reference of the paper, for model cards.
     paper: ClassVar[str] = ""
 
@@ -293,7 +295,8 @@ class SaliencyModule(L.LightningModule):
         batch_size: int = 8,
         coverage: Coverage = "full",
         reuse: bool = True,
-    ) -> Iterator[FrameMap]:
+        stride: int = 1,
+    ) -> VideoPrediction:
         """Yield a map for every frame of a video, in order and in constant memory.
 
         Args:
@@ -302,6 +305,7 @@ class SaliencyModule(L.LightningModule):
             coverage: "full" gives every frame exactly one map (windows are clamped at both ends);
                 "authors" gives exactly the frames, and the padding, that the paper's authors scored.
             reuse: take the exact reuse of work between windows where the network offers it.
+            stride: predict for every `stride`-th frame only.
 
         Yields:
             `FrameMap(index, time, map)`: 0-based frame index, seconds in the container, and a float32
@@ -312,7 +316,9 @@ class SaliencyModule(L.LightningModule):
         """
         from avsal.inference import predict_video
 
-        return predict_video(self, path, batch_size=batch_size, coverage=coverage, reuse=reuse)
+        return predict_video(
+            self, path, batch_size=batch_size, coverage=coverage, reuse=reuse, stride=stride
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Self:

@@ -1,0 +1,370 @@
+"""`avsal predict`: from video files to overlay videos, raw maps and a summary.
+
+Each input gets one folder. It is written under a temporary name and renamed when complete, so a folder
+that is there is whole, and a killed run leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avsal.errors import AvsalError, ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from avsal.inference import VideoPrediction
+    from avsal.models.base import SaliencyModule
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of a result; a result with other settings is never reused silently."""
+
+    checkpoint: str
+    coverage: str = "full"
+    stride: int = 1
+    alpha: float = 0.6
+    overlay: bool = True
+
+
+@dataclass
+class Outcome:
+    """What became of one input file: "done", "kept" (already there) or "failed"."""
+
+    path: Path
+    status: str
+    folder: Path | None = None
+    message: str | None = None
+    frames: int = 0
+    seconds: float = 0.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of `avsal predict`."""
+    parser.add_argument("inputs", nargs="+", metavar="VIDEO", help="video or image files, or folders of them")
+    parser.add_argument(
+        "--checkpoint",
+        default="stavis-tiny-synthav",
+        help="a name from `avsal zoo list`, a file, a folder or a Hub repository (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder of results (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows per forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--coverage",
+        choices=("full", "authors"),
+        default="full",
+        help="full: every frame gets one map; authors: the frames the paper's authors scored",
+    )
+    parser.add_argument("--stride", type=int, default=1, help="predict for every Nth frame only (default: 1)")
+    parser.add_argument("--alpha", type=float, default=0.6, help="strength of the heat map in the overlay, 0 to 1")
+    parser.add_argument("--no-overlay", action="store_true", help="write the maps only")
+    parser.add_argument("--overwrite", action="store_true", help="compute again what is already there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `avsal predict`; returns 0 if every input has a result, 1 otherwise."""
+    if not 0.0 <= args.alpha <= 1.0:
+        raise ConfigError(f"--alpha {args.alpha} must lie between 0 and 1.")
+    paths = expand(args.inputs)
+    if args.gaze is not None and len(paths) != 1:
+        raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
+    settings = Settings(args.checkpoint, args.coverage, args.stride, args.alpha, not args.no_overlay)
+    todo = paths if args.overwrite else [p for p in paths if not _kept(p, folder_of(p, paths, args.out), settings)]
+    module: SaliencyModule | None = None
+    if todo:
+        from avsal.zoo import from_pretrained
+
+        module = from_pretrained(args.checkpoint).to(pick_device(args.device)).eval()
+    outcomes = predict_files(
+        module,
+        paths,
+        args.out,
+        settings,
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+        gaze=args.gaze,
+    )
+    return report(outcomes)
+
+
+def pick_device(name: str) -> str:
+    """Return the torch device for "auto" (CUDA, then Apple's GPU, then the CPU) or check the given one."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def expand(inputs: Sequence[str]) -> list[Path]:
+    """Return the files named, and for a folder the files directly in it, each once and in order."""
+    found: dict[Path, None] = {}
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+            if not inside:
+                raise MediaError(f"{path}: the folder holds no files; name a video or a folder of videos.")
+            found.update(dict.fromkeys(inside))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def folder_of(path: Path, paths: Iterable[Path], out: Path) -> Path:
+    """Return the result folder of an input: its stem, or its whole name where two inputs share the stem."""
+    shared = Counter(p.stem for p in paths)[path.stem] > 1
+    return out / (path.name if shared else path.stem)
+
+
+def _kept(path: Path, folder: Path, settings: Settings) -> bool:
+    """Say whether a complete result of the same file and settings is there; refuse another one's folder."""
+    summary = folder / SUMMARY
+    if not summary.is_file():
+        return False
+    there = json.loads(summary.read_text())
+    wanted = {"source": _source(path), "settings": asdict(settings)}
+    return all(there.get(key) == value for key, value in wanted.items())
+
+
+def _source(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size if path.is_file() else None
+    return {"name": path.name, "bytes": size}
+
+
+def predict_files(
+    module: SaliencyModule | None,
+    paths: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    *,
+    batch_size: int = 8,
+    overwrite: bool = False,
+    progress: bool = True,
+    gaze: Path | None = None,
+) -> list[Outcome]:
+    """Predict every file into its own folder below `out`; a bad file is reported and the rest goes on.
+
+    Args:
+        module: the model, on its device; may be None if every result is already there.
+        paths: videos or images.
+        out: folder of the results, made if needed.
+        settings: what decides the content (kept with the result).
+        batch_size: windows per forward pass.
+        overwrite: compute again what is there.
+        progress: show a progress bar on a terminal.
+        gaze: a gaze table to draw into the overlay (one video only).
+
+    Returns:
+        One outcome for each path, in order.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not progress, transient=True) as bar:
+        for path in paths:
+            folder = folder_of(path, paths, out)
+            task = bar.add_task(path.name, total=None, rate="")
+            began = time.perf_counter()
+
+            def tick(done: int, total: int | None, task: Any = task, began: float = began) -> None:
+                rate = done / max(time.perf_counter() - began, 1e-9)
+                bar.update(task, completed=done, total=total, rate=f"{rate:.1f} frames/s")
+
+            try:
+                outcomes.append(_one(module, path, folder, settings, batch_size, overwrite, tick, gaze))
+            except AvsalError as error:
+                outcomes.append(Outcome(path, "failed", message=str(error)))
+            except Exception as error:  # a batch job goes on whatever one file does
+                outcomes.append(Outcome(path, "failed", message=f"{path}: {type(error).__name__}: {error}"))
+            bar.remove_task(task)
+    return outcomes
+
+
+def _one(
+    module: SaliencyModule | None,
+    path: Path,
+    folder: Path,
+    settings: Settings,
+    batch_size: int,
+    overwrite: bool,
+    tick: Callable[[int, int | None], None],
+    gaze: Path | None,
+) -> Outcome:
+    if not path.is_file():
+        raise MediaError(f"{path}: there is no such file; check the name.")
+    if folder.exists() and not overwrite:
+        if _kept(path, folder, settings):
+            return Outcome(path, "kept", folder)
+        raise ConfigError(
+            f"{path}: {folder} already exists and is not the result of this file with these settings; "
+            "pass --overwrite to replace it, or another --out."
+        )
+    if module is None:
+        raise ConfigError(f"{path}: no model was loaded.")
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    for stale in folder.parent.glob(f".{folder.name}.partial-*"):
+        if not _alive(int(stale.name.rsplit("-", 1)[-1])):
+            shutil.rmtree(stale, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    began = time.perf_counter()
+    try:
+        summary = _write(module, path, partial, settings, batch_size, tick, gaze)
+        summary["seconds"] = round(time.perf_counter() - began, 3)
+        summary["frames_per_second"] = round(summary["frames"] / max(summary["seconds"], 1e-9), 2)
+        (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+        if folder.exists():
+            aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+            os.replace(folder, aside)
+            os.replace(partial, folder)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Outcome(path, "done", folder, summary["warning"], summary["frames"], summary["seconds"])
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write(
+    module: SaliencyModule,
+    path: Path,
+    folder: Path,
+    settings: Settings,
+    batch_size: int,
+    tick: Callable[[int, int | None], None],
+    gaze: Path | None,
+) -> dict[str, Any]:
+    """Run one file through the model and write everything but the summary, which is returned."""
+    from avsal.inference import VideoPrediction
+
+    prediction = VideoPrediction(
+        module,
+        path,
+        batch_size=batch_size,
+        coverage=settings.coverage,  # type: ignore[arg-type]
+        stride=settings.stride,
+        keep_images=settings.overlay,
+    )
+    try:
+        frames = _render(prediction, folder, settings, tick, gaze, still=path.suffix.lower() in IMAGE_SUFFIXES)
+    finally:
+        prediction.close()
+    if not frames:
+        raise MediaError(
+            f"{path}: the video has too few frames for coverage={settings.coverage!r}; use --coverage full."
+        )
+    info, report = prediction.info, prediction.report
+    warnings = [message for message in (report.message, prediction.audio_message) if message]
+    return {
+        "source": _source(path),
+        "settings": asdict(settings),
+        "model": type(module).__name__,
+        "frames": len(frames),
+        "frames_decoded": report.decoded,
+        "fps": info.fps,
+        "width": info.width,
+        "height": info.height,
+        "has_audio": info.has_audio,
+        "sound_used": prediction.has_audio,
+        "map_height": frames[0].pop("map_height"),
+        "map_width": frames[0].pop("map_width"),
+        "warning": " ".join(warnings) or None,
+        "peaks": frames,
+    }
+
+
+def _render(
+    prediction: VideoPrediction,
+    folder: Path,
+    settings: Settings,
+    tick: Callable[[int, int | None], None],
+    gaze: Path | None,
+    *,
+    still: bool,
+) -> list[dict[str, Any]]:
+    from avsal.overlay import Artist
+
+    total = prediction.info.frames
+    peaks: list[dict[str, Any]] = []
+    artist: Artist | None = None
+    try:
+        for result in prediction:
+            if artist is None:
+                artist = Artist(folder, prediction, settings.alpha, overlay=settings.overlay, still=still, gaze=gaze)
+            peaks.append(artist.add(result))
+            tick(len(peaks), total // settings.stride if total else None)
+        if artist is not None:
+            artist.close()
+    except BaseException:
+        if artist is not None:
+            artist.abandon()
+        raise
+    return peaks
+
+
+def report(outcomes: Sequence[Outcome]) -> int:
+    """Print what became of each input and return the exit status."""
+    from rich.console import Console
+
+    out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+    for outcome in outcomes:
+        if outcome.status == "done":
+            rate = outcome.frames / max(outcome.seconds, 1e-9)
+            out.print(
+                f"{outcome.folder}: {outcome.frames} frames in {outcome.seconds:.1f} s ({rate:.1f} frames/s)",
+                markup=False,
+            )
+            if outcome.message:
+                err.print(f"  note: {outcome.message}", markup=False)
+        elif outcome.status == "kept":
+            out.print(f"{outcome.folder}: already there, kept (--overwrite computes it again)", markup=False)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        err.print(f"{len(failed)} of {len(outcomes)} inputs failed:", markup=False)
+        for outcome in failed:
+            err.print(f"  {outcome.message}", markup=False)
+    return 1 if failed else 0

@@ -1,0 +1,333 @@
+"""`lightning fit|validate|test|predict`: LightningCLI with avsal's defaults, checks and short errors."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from avsal.errors import ConfigError, WeightsError
+from avsal.models.base import SaliencyModule, model_name
+
+#: Everything that may stand at the top of a configuration file.
+TOP_KEYS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "verbose", "return_predictions", "weights_only")
+#: Hyper-parameters that say where a run starts, not what the model is: they may differ on resuming.
+START_ONLY = {"init_from", "backbone", "pretrained"}
+_RUN = "AVSAL_RUN_FOLDER"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A YAML loader that refuses a key given twice, which plain YAML lets the last one win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise ConfigError(
+                    f"{node.start_mark.name}, line {key_node.start_mark.line + 1}: {key!r} is given twice; remove one."
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def check_config_file(path: Path) -> None:
+    """Refuse a configuration file with a wrong, empty or doubled top-level key.
+
+    Raises:
+        ConfigError: names the file, the key and the nearest right one.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file; examples/ holds one per paper.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: a configuration file holds keys such as model: and data:.")
+    for key, value in content.items():
+        name = str(key).removesuffix("+")
+        if name not in TOP_KEYS:
+            near = difflib.get_close_matches(name, TOP_KEYS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{path}: unknown key {key!r}.{hint} Known keys: {', '.join(TOP_KEYS)}.")
+        if isinstance(value, Mapping) and not value:
+            raise ConfigError(f"{path}: {key!r} is empty; give it a value or remove the line.")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write `config.yaml` beside the logs; a run without a log folder leaves none in the working directory."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save the configuration if the run has a folder."""
+        if trainer.log_dir is not None and trainer.logger is not None:
+            super().setup(trainer, pl_module, stage)
+
+
+class SeedEpochs(Callback):
+    """Seed every epoch by its number, so that a resumed run draws what the uninterrupted one drew."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Seed torch for this epoch and rank."""
+        torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) * 1009 + trainer.global_rank)
+
+
+class LogMaps(Callback):
+    """Log the first validation clips once per epoch: frame, predicted map, ground truth, side by side."""
+
+    def __init__(self, clips: int = 4) -> None:
+        self.clips = clips
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Log a picture of the first batch."""
+        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero or "density" not in batch:
+            return
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not loggers or not isinstance(pl_module, SaliencyModule):
+            return
+        picture = compare(pl_module, outputs, batch, self.clips)
+        for logger in loggers:
+            logger.experiment.add_image("val/frame_prediction_truth", picture, trainer.current_epoch)
+
+
+def compare(module: SaliencyModule, output: Any, batch: Any, clips: int) -> torch.Tensor:
+    """Return a (3, rows * h, 3 * w) picture in [0, 1]: frame, prediction and ground truth of a few clips."""
+    spec = module.spec
+    frames = batch["video"][:clips, :, spec.target_index].float().cpu()
+    mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
+    frames = ((frames * std + mean) / 255.0).clamp(0, 1)
+
+    def panel(maps: torch.Tensor) -> torch.Tensor:
+        maps = maps[:clips, :1].detach().float().cpu()
+        maps = torch.nn.functional.interpolate(maps, size=frames.shape[-2:], mode="bilinear", align_corners=False)
+        low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+        return ((maps - low) / (high - low).clamp_min(1e-12)).expand(-1, 3, -1, -1)
+
+    rows = torch.cat([frames, panel(output.saliency()), panel(batch["density"])], dim=3)
+    return torch.cat(list(rows), dim=1)
+
+
+class WriteResults(Callback):
+    """After a test, write `results/*.json` with per-video values and everything needed to trust them."""
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the results of this test."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, SaliencyModule) or datamodule is None:
+            return
+        from avsal.results import from_test
+
+        result = from_test(pl_module, datamodule, checkpoint=trainer.ckpt_path)
+        if trainer.is_global_zero:
+            path = result.write(Path(os.environ.get("AVSAL_RESULTS", "results")))
+            print(f"results: {path}")
+
+
+class AvsalCLI(LightningCLI):
+    """LightningCLI whose data side is built from the model's `ClipSpec`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """No arguments of our own."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse to go on without data, before anything is built."""
+        self.run_folder = Path()
+        if self._get(self.config, "data") is None:
+            raise ConfigError(
+                "No data set is configured: add one with a second -c, for example -c examples/data/synthetic.yaml "
+                "(generated clips, runs anywhere); `avsal data list` names the others."
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line as it is; `after_instantiate_classes` compares the checkpoint with it."""
+
+    def instantiate_classes(self) -> None:
+        """Build model, data (from the model's spec) and trainer."""
+        super().instantiate_classes()
+        if hasattr(self.datamodule, "use_spec"):
+            self.datamodule.use_spec(self.model.spec)
+
+    def after_instantiate_classes(self) -> None:
+        """Resolve `last` and refuse a checkpoint of another model or configuration."""
+        if self.subcommand is None:
+            return
+        config = self.config_init[self.subcommand]
+        path = config.get("ckpt_path")
+        if path == "last":
+            path = config["ckpt_path"] = str(self._last_checkpoint())
+        if path and path not in ("best", "hpc", "registry"):
+            check_checkpoint(Path(path), self.model)
+
+    def _root(self) -> Path:
+        root = self._get(self.config_init, "trainer").get("default_root_dir") or "runs"
+        return Path(root) / f"{model_name(self.model)}-{type(self.datamodule).__name__.removesuffix('DataModule')}"
+
+    def _last_checkpoint(self) -> Path:
+        found = [p for p in self._root().glob("version_*/checkpoints/last.ckpt") if p.is_file()]
+        if not found:
+            raise WeightsError(
+                f"--ckpt_path last: there is no last.ckpt below {self._root()}; start without --ckpt_path, "
+                "or name the file."
+            )
+        return max(found, key=lambda p: p.stat().st_mtime)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer with logs and checkpoints in one folder per run; configured callbacks stay."""
+        config = self._get(self.config_init, "trainer")
+        self.run_folder = self._new_run_folder()
+        root, name, version = self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name
+        if config.get("logger") in (None, True) and self.subcommand == "fit":
+            kwargs["logger"] = [
+                TensorBoardLogger(root, name=name, version=version),
+                CSVLogger(root, name=name, version=version),
+            ]
+        elif config.get("logger") is None:
+            kwargs["logger"] = False
+        config["callbacks"] = [*self._missing_callbacks(config), *(config.get("callbacks") or [])]
+        return super().instantiate_trainer(**kwargs)
+
+    def _new_run_folder(self) -> Path:
+        if _RUN not in os.environ:  # processes that the trainer launches inherit the first one's choice
+            base = self._root()
+            taken = [int(p.name[8:]) for p in base.glob("version_*") if p.name[8:].isdigit()]
+            os.environ[_RUN] = str(base / f"version_{max(taken, default=-1) + 1}")
+        return Path(os.environ[_RUN])
+
+    def _missing_callbacks(self, config: Mapping[str, Any]) -> list[Callback]:
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        wanted: list[Callback] = []
+        if self.subcommand == "fit":
+            seed = self.config_init[self.subcommand].get("seed_everything")
+            wanted += [SeedEpochs(int(seed or 0)), LogMaps()]
+            checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in given)
+            if not checkpoints and config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
+                wanted.append(
+                    ModelCheckpoint(
+                        dirpath=self.run_folder / "checkpoints",
+                        filename="best-{epoch:03d}",
+                        monitor=self.model.monitor,
+                        mode="max",
+                        save_last=True,
+                        save_on_train_epoch_end=True,
+                    )
+                )
+        if self.subcommand == "test":
+            wanted.append(WriteResults())
+        bars = any(isinstance(callback, TQDMProgressBar | RichProgressBar) for callback in given)
+        if not bars and config.get("enable_progress_bar") is not False and sys.stderr.isatty():
+            wanted.append(RichProgressBar())
+        kinds = {type(callback) for callback in given}
+        return [callback for callback in wanted if type(callback) not in kinds]
+
+    def after_fit(self) -> None:
+        """Say where the weights are."""
+        if self.trainer.is_global_zero and self.trainer.checkpoint_callback is not None:
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            print(f"run: {self.run_folder}" + (f"\nbest checkpoint: {best}" if best else ""))
+
+
+def check_checkpoint(path: Path, model: SaliencyModule) -> None:
+    """Refuse a checkpoint that is missing, unreadable, of another model or of another configuration.
+
+    Raises:
+        WeightsError: names the file and each argument that differs.
+    """
+    if not path.is_file():
+        raise WeightsError(f"--ckpt_path {path}: there is no such file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be loaded as a checkpoint: {str(error).splitlines()[0]}") from None
+    written = content.get("avsal") if isinstance(content, dict) else None
+    if not isinstance(written, Mapping):
+        raise WeightsError(
+            f"{path} was not written by `lightning fit` of avsal; `avsal convert` turns authors' files into ours."
+        )
+    if written["model"] != model_name(model):
+        raise WeightsError(
+            f"{path} is a checkpoint of {written['model']}, but the configuration builds {model_name(model)}; "
+            "use that model's configuration."
+        )
+    theirs, ours = dict(written["arguments"]), dict(model.hparams)
+    different = [
+        f"{key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured"
+        for key in sorted({*theirs, *ours} - START_ONLY)
+        if _plain(theirs.get(key)) != _plain(ours.get(key))
+    ]
+    if different:
+        raise WeightsError(
+            f"{path} belongs to another configuration: " + "; ".join(different) + ". Resume with the configuration "
+            "it was trained with, or start a new run from its weights with --model.init_args.init_from."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return tuples as lists, so that a value read from a file compares with one from Python."""
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def main(argv: ArgsType = None) -> int:
+    """Run `lightning fit|validate|test|predict` with the arguments of `sys.argv`.
+
+    Raises:
+        ConfigError: an option or a configuration file is wrong; the message fits on one screen.
+    """
+    from jsonargparse import ArgumentError
+
+    arguments = sys.argv[1:]
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.pop(_RUN, None)
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag in ("-c", "--config"):
+            check_config_file(Path(value))
+        elif flag.startswith("--config="):
+            check_config_file(Path(flag.partition("=")[2]))
+    torch.set_float32_matmul_precision("high")
+    try:
+        AvsalCLI(
+            SaliencyModule,
+            L.LightningDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_kwargs={
+                "exit_on_error": False,
+                **{name: {"exit_on_error": False} for name in ("fit", "validate", "test", "predict")},
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except ArgumentError as error:
+        raise ConfigError(_shortened(str(error))) from None
+    return 0
+
+
+def _shortened(message: str, lines: int = 12) -> str:
+    """Return the telling last lines of a parser's message."""
+    kept = [line.rstrip() for line in message.splitlines() if line.strip()]
+    return "\n".join(kept[-lines:]) + "\nSee `avsal fit --help` for every option, and examples/ for whole files."

@@ -1,0 +1,249 @@
+"""What every metric needs of its inputs: checked maps with their range, and fixations as pixel indices.
+
+A map keeps what several metrics share (range, scaled copy, sorted pixels), computed once and only on demand,
+so that the whole set of metrics costs little more than the dearest of them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from avsal.errors import AvsalError
+
+Constant = Literal["chance", "nan", "mit"]
+Empty = Literal["nan", "mit", "uniform"]
+
+#: A map counts as constant when its range is at most this share of its largest magnitude.
+CONSTANT_TOLERANCE = 1e-12
+
+
+class MetricInputError(AvsalError, ValueError):
+    """Maps, fixations or options that a metric cannot score."""
+
+
+class Maps:
+    """A batch of maps (B, P) on the pixels of the ground truth's grid, and what metrics derive from them.
+
+    Args:
+        maps: (..., H, W) of any real dtype; float64 stays, everything else is computed in float32
+            (integers beyond 16 bits in float64).
+        name: how error messages call the maps.
+        check: whether to raise on values that are not finite; otherwise see `finite`.
+
+    Raises:
+        MetricInputError: for fewer than two dimensions, empty maps, or values that are not finite.
+    """
+
+    def __init__(self, maps: Tensor, name: str = "pred", *, check: bool = True) -> None:
+        if maps.ndim < 2 or 0 in maps.shape[-2:]:
+            raise MetricInputError(
+                f"{name} has the shape {tuple(maps.shape)}; maps are (..., H, W) with at least one pixel."
+            )
+        if maps.is_complex():
+            raise MetricInputError(f"{name} is complex; a saliency map is real.")
+        if maps.dtype in (torch.int32, torch.int64):
+            maps = maps.double()
+        elif maps.dtype != torch.float64:
+            maps = maps.float()
+        self.name = name
+        self.lead = maps.shape[:-2]
+        self.size = (int(maps.shape[-2]), int(maps.shape[-1]))
+        self.raw = maps.detach().reshape(-1, self.size[0] * self.size[1])
+        self.low = self.raw.amin(-1, keepdim=True)
+        self.high = self.raw.amax(-1, keepdim=True)
+        if check and not bool(self.finite.all()):
+            bad = (~self.finite).nonzero().flatten().tolist()
+            raise MetricInputError(
+                f"{name} holds NaN or infinite values in map(s) {bad[:8]} of {len(self)}; a frame"
+                " without a valid map has no score. Find where the network diverged, or leave these frames out and say so."
+            )
+
+    def __len__(self) -> int:
+        return int(self.raw.shape[0])
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels P of a map."""
+        return self.size[0] * self.size[1]
+
+    @cached_property
+    def finite(self) -> Tensor:
+        """(B,) bool, whether every value is finite (NaN and infinity reach the extremes)."""
+        return (self.low.isfinite() & self.high.isfinite()).squeeze(-1)
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """(B,) bool, whether the map has one value up to rounding (the standard deviation would not tell)."""
+        largest = torch.maximum(self.low.abs(), self.high.abs())
+        return ((self.high - self.low) <= CONSTANT_TOLERANCE * largest).squeeze(-1)
+
+    @cached_property
+    def zero(self) -> Tensor:
+        """(B,) bool, whether every value is exactly 0."""
+        return ((self.low == 0) & (self.high == 0)).squeeze(-1)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """(B, P) maps scaled to [0, 1] by their extremes; a constant map becomes 0."""
+        span = torch.where(self.constant.unsqueeze(-1), torch.ones_like(self.low), self.high - self.low)
+        unit = (self.raw - self.low) / span
+        return unit.masked_fill_(self.constant.unsqueeze(-1), 0)
+
+    @cached_property
+    def unit_density(self) -> Tensor:
+        """(B, P) min-max scaled maps that sum to 1; a constant map becomes uniform."""
+        return self._distribution(self.unit)
+
+    @cached_property
+    def density(self) -> Tensor:
+        """(B, P) maps divided by their sum; a constant map becomes uniform.
+
+        Raises:
+            MetricInputError: for maps that are largely negative, such as logits.
+        """
+        if bool((self.low < 0).any()):
+            negative = self.raw.clamp(max=0).sum(-1).abs()
+            wrong = (negative > 0.05 * self.raw.clamp(min=0).sum(-1)) & ~self.constant
+            if bool(wrong.any()):
+                raise MetricInputError(
+                    f"{self.name} is largely negative in map(s) {wrong.nonzero().flatten().tolist()[:8]} and"
+                    " cannot be divided by its sum; give activated maps (sigmoid or softmax), not logits."
+                )
+        return self._distribution(self.raw)
+
+    def shifted_density(self, floor: float = 0.0) -> Tensor:
+        """Return (B, P) maps as pysaliency makes densities: negative minimum removed, `floor` added."""
+        return self._distribution(self.raw - self.low.clamp(max=0) + floor)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """(B, P) scaled maps minus their mean."""
+        return self.unit - self.unit.mean(-1, keepdim=True)
+
+    @cached_property
+    def power(self) -> Tensor:
+        """(B,) sum of the squared centred values."""
+        return self.centred.square().sum(-1)
+
+    @cached_property
+    def sorted(self) -> Tensor:
+        """(B, P) raw values in ascending order."""
+        if self.raw.device.type == "cpu":
+            # NumPy sorts with vector instructions: 20 to 30 times faster than torch on the CPU.
+            import numpy as np
+
+            return torch.from_numpy(np.sort(self.raw.numpy(), axis=-1))
+        return self.raw.sort(-1).values
+
+    def _distribution(self, values: Tensor) -> Tensor:
+        uniform = self.constant.unsqueeze(-1)
+        total = values.sum(-1, keepdim=True).masked_fill(uniform, 1)
+        return (values / total).masked_fill_(uniform, 1.0 / self.pixels)
+
+    def select(self, begin: int, end: int) -> Maps:
+        """Return maps `begin` to `end` (exclusive), sharing memory and nothing derived."""
+        return Maps(self.raw[begin:end].reshape(-1, *self.size), self.name, check=False)
+
+    def check_same(self, other: Maps) -> None:
+        """Raise `MetricInputError` unless `other` has the same grid and number of maps."""
+        if self.size != other.size or len(self) != len(other):
+            raise MetricInputError(
+                f"{self.name} is {len(self)} map(s) of {self.size[0]}x{self.size[1]}, {other.name} is"
+                f" {len(other)} of {other.size[0]}x{other.size[1]}; resize the prediction to the ground truth's grid"
+                " (avsal.metrics.resize_maps), never the ground truth."
+            )
+
+
+class Points:
+    """Fixations or negatives of a batch of maps, as indices into the flattened maps.
+
+    Args:
+        points: (..., N, 2) integers (row, column), padded with -1; the leading dimensions are those of the
+            maps.
+        maps: the maps that the points lie on.
+        name: how error messages call the points.
+        duplicates: whether a pixel named twice counts twice (pysaliency) or once (the binary map of the MIT
+            code).
+
+    Raises:
+        MetricInputError: for a wrong shape, floating coordinates, or a point outside its map.
+    """
+
+    def __init__(
+        self, points: Tensor, maps: Maps, name: str = "fixations", *, duplicates: bool = False
+    ) -> None:
+        if points.ndim < 2 or points.shape[-1] != 2 or points.shape[:-2] != maps.lead:
+            raise MetricInputError(
+                f"{name} has the shape {tuple(points.shape)}; for maps of shape {(*maps.lead, *maps.size)}"
+                f" it is {(*maps.lead, 'N', 2)}: (row, column), padded with -1."
+            )
+        if points.is_floating_point() or points.dtype == torch.bool:
+            raise MetricInputError(
+                f"{name} has the dtype {points.dtype}; fixations are integer pixel indices (row, column). Use"
+                " avsal.metrics.fixation_points for a binary map."
+            )
+        points = points.to(maps.raw.device, torch.int64).reshape(len(maps), points.shape[-2], 2)
+        row, column = points.unbind(-1)
+        padding = (row == -1) & (column == -1)
+        outside = ~padding & ((row < 0) | (column < 0) | (row >= maps.size[0]) | (column >= maps.size[1]))
+        if bool(outside.any()):
+            frame, at = outside.nonzero()[0].tolist()
+            raise MetricInputError(
+                f"{name} {at} of map {frame} lies at (row, column) = {tuple(points[frame, at].tolist())},"
+                f" outside the map of {maps.size[0]}x{maps.size[1]}. The order is (row, column), indices start at"
+                " 0; drop fixations outside the frame before scoring."
+            )
+        # Padding sorts to the end under an index that no pixel has.
+        self.pixels = maps.pixels
+        index = torch.where(padding, self.pixels, row * maps.size[1] + column).sort(-1).values
+        self.all = index
+        repeated = torch.zeros_like(index, dtype=torch.bool)
+        repeated[:, 1:] = index[:, 1:] == index[:, :-1]
+        self.unique = index.masked_fill(repeated, self.pixels)
+        self.index = self.all if duplicates else self.unique
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, N) bool, which entries of `index` are points."""
+        return self.index < self.pixels
+
+    @property
+    def count(self) -> Tensor:
+        """(B,) int64, number of points that count."""
+        return self.valid.sum(-1)
+
+    def values(self, maps: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return (B, N) values of maps (B, P) at the points, +inf at padding."""
+        index = self.index if index is None else index
+        if index.shape[-1] == 0:
+            return maps.new_zeros(index.shape)
+        picked = maps.gather(-1, index.clamp(max=self.pixels - 1))
+        return picked.masked_fill_(index >= self.pixels, torch.inf)
+
+    def mean(self, maps: Tensor) -> Tensor:
+        """Return (B,) means of maps (B, P) over the points, NaN without a point."""
+        values = self.values(maps)
+        return values.masked_fill(~self.valid, 0).sum(-1) / self.count.to(values.dtype)
+
+
+def fixation_points(maps: Tensor) -> Tensor:
+    """Turn binary fixation maps into fixations.
+
+    Args:
+        maps: (..., H, W), nonzero where somebody fixated.
+
+    Returns:
+        (..., N, 2) int64 (row, column), padded with -1 to the largest number N in the batch.
+    """
+    flat = maps.reshape(-1, maps.shape[-2] * maps.shape[-1]) != 0
+    most = int(flat.sum(-1).amax()) if flat.numel() else 0
+    frame, pixel = flat.nonzero(as_tuple=True)
+    rank = flat.cumsum(-1)[frame, pixel] - 1
+    points = torch.full((flat.shape[0], most, 2), -1, dtype=torch.int64, device=maps.device)
+    points[frame, rank, 0] = pixel // maps.shape[-1]
+    points[frame, rank, 1] = pixel % maps.shape[-1]
+    return points.reshape(*maps.shape[:-2], most, 2)

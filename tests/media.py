@@ -50,9 +50,9 @@ def frame_number(image: np.ndarray) -> int:
 def tone(seconds: float, rate: int = 16000, channels: int = 1, frequency: float = 440.0) -> np.ndarray:
     """(channels, samples) float32 sines of amplitude 1/4; each channel has another frequency."""
     t = np.arange(round(seconds * rate)) / rate
-    return np.stack(
-        [np.sin(2 * np.pi * frequency * (1 + 0.37 * c) * t) / 4 for c in range(channels)]
-    ).astype(np.float32)
+    return np.stack([np.sin(2 * np.pi * frequency * (1 + 0.37 * c) * t) / 4 for c in range(channels)]).astype(
+        np.float32
+    )
 
 
 def write_clip(

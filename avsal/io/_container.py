@@ -119,9 +119,7 @@ def origin(container: InputContainer) -> Fraction:
     return earliest if earliest >= 0 else min(starts.get("video", Fraction(0)), Fraction(0))
 
 
-def packets(
-    container: InputContainer, *streams: Stream, errors: list[str] | None = None
-) -> Iterator[Packet]:
+def packets(container: InputContainer, *streams: Stream, errors: list[str] | None = None) -> Iterator[Packet]:
     """Yield the packets of some streams (all, without any named) until the file ends or breaks off.
 
     A broken file ends the iteration like the end of the file does; the reason is appended to `errors`.

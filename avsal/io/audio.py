@@ -64,7 +64,9 @@ class AudioStream:
 
     def __init__(self, path: StrPath, *, rate: int | None = None) -> None:
         if rate is not None and rate < 1:
-            raise ConfigError(f"rate={rate}: samples per second must be positive, or None for the file's own.")
+            raise ConfigError(
+                f"rate={rate}: samples per second must be positive, or None for the file's own."
+            )
         self.path = Path(path)
         self._track: _Track | None = _Track.open(self.path)
         self.has_audio = self._track is not None
@@ -298,7 +300,9 @@ class _Track:
             samples, start = samples[-start:], 0
         self._pieces.append((start, samples))
         self._cursor = start + len(samples)
-        if frame.pts is not None and (not self._marks or start >= self._marks[-1][1] + _MARK_EVERY * self.rate):
+        if frame.pts is not None and (
+            not self._marks or start >= self._marks[-1][1] + _MARK_EVERY * self.rate
+        ):
             self._marks.append((frame.pts, start))
         if drop_before is not None:
             oldest = drop_before - round(_KEEP * self.rate)

@@ -144,7 +144,9 @@ class _Painter:
     """Turns decoded frames into upright RGB arrays of one size."""
 
     def __init__(self) -> None:
-        self._reformatter = VideoReformatter()  # keeps the scaler: making one per frame costs more than its use
+        self._reformatter = (
+            VideoReformatter()
+        )  # keeps the scaler: making one per frame costs more than its use
         self._size: tuple[int, int] | None = None
 
     def paint(self, frame: VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -1,0 +1,489 @@
+"""Writing results: heat maps over pictures, videos with the original sound, and growing .npy files.
+
+Every writer works under a temporary name in the target's folder and renames at a successful `close`, so that a
+file under its final name is always whole.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from avsal.errors import ConfigError, MediaError
+from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, origin, packets
+
+if TYPE_CHECKING:
+    from av import AudioFrame, Packet
+
+# Sound that players expect inside these containers and that is therefore copied bit by bit.
+_COPIED = {
+    ".mp4": frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}),
+    ".mov": frozenset({"aac", "mp3", "ac3", "alac", "pcm_s16le"}),
+    ".mkv": frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "vorbis", "pcm_s16le"}),
+}
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# 1 / 90000 s represents 24, 25, 30, 30000/1001 … frames per second and whole milliseconds exactly.
+_TIME_BASE = Fraction(1, 90000)
+
+
+@lru_cache(maxsize=8)
+def _table(colormap: str) -> np.ndarray:
+    """(256, 3) uint8 colours of one of matplotlib's maps."""
+    import matplotlib
+
+    try:
+        colours = matplotlib.colormaps[colormap](np.arange(256), bytes=True)
+    except KeyError as error:
+        raise ConfigError(
+            f"colormap={colormap!r}: not a map of matplotlib; 'inferno' is the default."
+        ) from error
+    table = np.ascontiguousarray(colours[:, :3])
+    table.setflags(write=False)
+    return table
+
+
+def _levels(map_: np.ndarray, peak: float | None, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return (H, W) uint8 levels of a map, resized bilinearly to `size` (H, W)."""
+    values = np.asarray(map_)
+    if values.ndim != 2:
+        raise ValueError(f"a map has two axes (H, W), got shape {values.shape}.")
+    if values.dtype == np.uint8:
+        peak = 255.0 if peak == 1.0 else peak
+    values = np.nan_to_num(values.astype(np.float32))
+    if size is not None and values.shape != size:
+        from PIL import Image
+
+        height, width = size
+        values = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+    if peak is None:
+        peak = float(values.max())
+    if peak <= 0:
+        return np.zeros(values.shape, dtype=np.uint8)
+    return (np.clip(values * (255.0 / peak), 0, 255) + 0.5).astype(np.uint8)
+
+
+def grey(map_: np.ndarray, *, peak: float | None = 1.0, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return a map as an 8-bit grey picture.
+
+    Args:
+        map_: (h, w) float, or uint8 with full scale 255.
+        peak: the value that becomes 255 (for uint8 maps 1 means 255); None takes the map's maximum.
+        size: (H, W) to resize to (bilinear); None keeps the map's.
+
+    Returns:
+        (H, W) uint8; negative values and NaN are 0.
+    """
+    return _levels(map_, peak, size)
+
+
+def colourise(map_: np.ndarray, *, colormap: str = "inferno", peak: float | None = 1.0) -> np.ndarray:
+    """Return a map in the colours of a perceptually even colour map.
+
+    Args:
+        map_: (H, W) float, or uint8 with full scale 255.
+        colormap: name of a matplotlib colour map.
+        peak: the value that gets the last colour (for uint8 maps 1 means 255); None takes the map's maximum.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    return _table(colormap)[_levels(map_, peak)]
+
+
+def overlay(
+    image: np.ndarray,
+    map_: np.ndarray,
+    *,
+    alpha: float = 0.7,
+    colormap: str = "inferno",
+    peak: float | None = 1.0,
+) -> np.ndarray:
+    """Lay a heat map over a picture; the opacity grows with the map, so what is not salient stays visible.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        map_: (h, w) float, or uint8 with full scale 255; resized bilinearly to the picture.
+        alpha: opacity at the peak, 0..1.
+        colormap: name of a matplotlib colour map.
+        peak: the value with the last colour and full opacity; None takes the map's maximum.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: opacity lies in 0..1.")
+    levels = _levels(map_, peak, image.shape[:2])
+    weight = np.round(np.linspace(0, 256 * alpha, 256)).astype(np.uint16)
+    colour = _table(colormap).astype(np.uint16) * weight[:, None]
+    mixed = image * (256 - weight)[levels][..., None]
+    mixed += colour[levels]
+    return (mixed >> 8).astype(np.uint8)
+
+
+def draw_points(
+    image: np.ndarray,
+    points: Iterable[Sequence[float]],
+    colour: tuple[int, int, int] = (0, 255, 0),
+    radius: int = 5,
+) -> np.ndarray:
+    """Draw filled discs with a black rim.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; not changed.
+        points: (x, y) in pixels, origin at the top left; what lies outside the picture is cut off.
+        colour: RGB.
+        radius: pixels; the rim lies around it.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a copy.
+    """
+    out = image.copy()
+    height, width = out.shape[:2]
+    reach = radius + 1
+    for x, y in points:
+        if not (np.isfinite(x) and np.isfinite(y)):
+            continue
+        column, row = round(float(x)), round(float(y))
+        rows = slice(max(row - reach, 0), max(min(row + reach + 1, height), 0))
+        columns = slice(max(column - reach, 0), max(min(column + reach + 1, width), 0))
+        dy, dx = np.mgrid[rows, columns]
+        distance = (dy - row) ** 2 + (dx - column) ** 2
+        out[rows, columns][distance <= reach**2] = 0
+        out[rows, columns][distance <= radius**2] = colour
+    return out
+
+
+class _Target:
+    """The final name of a file and the temporary one next to it."""
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = self.path.with_name(
+            f".{self.path.stem}.{uuid.uuid4().hex[:8]}.part{self.path.suffix}"
+        )
+
+    def keep(self) -> None:
+        os.replace(self.temporary, self.path)
+
+    def discard(self) -> None:
+        self.temporary.unlink(missing_ok=True)
+
+
+class VideoWriter:
+    """Write pictures at given times as a video, with the sound of another file.
+
+    H.264 (4:2:0, BT.709) that every player shows, or with `lossless` FFV1 in Matroska: the archive codec that
+    FFmpeg, OpenCV and VLC read, exact to the bit, each frame on its own. (Lossless H.264 is smaller, but the 4:4:4 profile
+    it needs is refused by browsers and most hardware, which leaves it no advantage.)
+
+    Args:
+        path: .mp4, .mov or .mkv; .mkv with `lossless`.
+        fps: nominal frames per second; the frames' true times are given to `write`.
+        size: (H, W) of the pictures. H.264 needs even numbers: an odd picture gets its last row or column twice.
+        audio_from: a file whose sound goes along (on the same time axis): copied bit by bit where the container
+            allows, else encoded as AAC. A file without sound gives a video without sound.
+        lossless: store the exact pixels (times are then rounded to 1 ms by Matroska).
+        grey: pictures are (H, W) instead of (H, W, 3).
+
+    Raises:
+        ConfigError: the file name does not fit the codec.
+        MediaError: `audio_from` cannot be opened, or no frame was written before `close`.
+    """
+
+    def __init__(
+        self,
+        path: StrPath,
+        fps: float | Fraction,
+        size: tuple[int, int],
+        *,
+        audio_from: StrPath | None = None,
+        lossless: bool = False,
+        grey: bool = False,
+    ) -> None:
+        suffix = Path(path).suffix.lower()
+        if suffix not in _COPIED or (lossless and suffix != ".mkv"):
+            allowed = ".mkv (lossless)" if lossless else ", ".join(_COPIED)
+            raise ConfigError(f"{path}: the name of this video must end in {allowed}.")
+        if not fps > 0:
+            raise ConfigError(f"{path}: fps={fps} must be positive.")
+        self.path = Path(path)
+        self._size, self._lossless, self._grey = size, lossless, grey
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._last = -1
+        self._count = 0
+        self._target = _Target(path)
+        self._sound: _Sound | None = None
+        self._out: Any = None
+        try:
+            self._out = av.open(str(self._target.temporary), "w")
+            self._video = self._add_video()
+            if audio_from is not None:
+                self._sound = _Sound.open(audio_from, self._out, _COPIED[suffix])
+        except BaseException:
+            self.abort()
+            raise
+
+    def _add_video(self) -> Any:
+        height, width = self._size
+        if self._lossless:
+            stream = self._out.add_stream("ffv1", rate=self._rate, options={"level": "3", "slicecrc": "1"})
+            stream.pix_fmt = "gray" if self._grey else "bgr0"
+            stream.height, stream.width = height, width
+        else:
+            options = {"preset": "veryfast", "crf": "19"}
+            stream = self._out.add_stream("libx264", rate=self._rate, options=options)
+            stream.pix_fmt = "yuv420p"
+            stream.height, stream.width = height + height % 2, width + width % 2
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+            context.color_range = ColorRange.MPEG
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.time_base = _TIME_BASE
+        self._reformatter = VideoReformatter()
+        return stream
+
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Append a picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or (H, W) uint8 with `grey`.
+            time: seconds, increasing; None puts the pictures 1 / fps apart.
+        """
+        expected = self._size if self._grey else (*self._size, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            raise ValueError(f"{self.path}: expected uint8 {expected}, got {image.dtype} {image.shape}.")
+        if not self._lossless and (image.shape[0] % 2 or image.shape[1] % 2):
+            rest = [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)][: image.ndim]
+            image = np.pad(image, rest, mode="edge")
+        frame = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(image), format="gray" if self._grey else "rgb24"
+        )
+        if not self._lossless:
+            frame = self._reformatter.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+        elif not self._grey:
+            frame = self._reformatter.reformat(frame, format="bgr0")
+        seconds = float(self._count / self._rate) if time is None else time
+        frame.time_base = _TIME_BASE
+        frame.pts = max(round(seconds / _TIME_BASE), self._last + 1)
+        frame.duration = round(1 / self._rate / _TIME_BASE)
+        self._last = frame.pts
+        self._count += 1
+        self._out.mux(self._video.encode(frame))
+        if self._sound is not None:
+            self._sound.copy_until(seconds)
+
+    def close(self) -> None:
+        """Finish the file and give it its name; without effect when closed already."""
+        if self._out is None:
+            return
+        if self._count == 0:
+            self.abort()
+            raise MediaError(f"{self.path}: no frame was written, so there is no video.")
+        try:
+            self._out.mux(self._video.encode(None))
+            if self._sound is not None:
+                self._sound.copy_until(None)
+            self._out.close()
+        except BaseException:
+            self.abort()
+            raise
+        self._out = None
+        if self._sound is not None:
+            self._sound.close()
+        self._target.keep()
+
+    def abort(self) -> None:
+        """Give up: nothing remains on the disk. Without effect when closed already."""
+        if self._sound is not None:
+            self._sound.close()
+        if self._out is not None:
+            try:
+                self._out.close()
+            except DECODE_ERRORS:
+                pass  # a file that was given up need not be whole
+            self._out = None
+            self._target.discard()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class _Sound:
+    """Hands the sound of a file to an output, piece by piece as the pictures advance."""
+
+    def __init__(self, path: StrPath, container: Any, out: Any, copied: frozenset[str]) -> None:
+        self._path, self._container, self._out = path, container, out
+        self._stream = audio_stream(container)
+        assert self._stream is not None
+        self._origin = origin(container)
+        name = self._stream.codec_context.codec.canonical_name
+        if name in copied:
+            self._track = out.add_stream_from_template(self._stream)
+            self._pieces = self._copied()
+        else:
+            rate = self._stream.codec_context.sample_rate
+            rate = rate if rate in _AAC_RATES else 48000
+            layout = "mono" if self._stream.codec_context.channels == 1 else "stereo"
+            self._track = out.add_stream("aac", rate=rate, layout=layout)
+            self._pieces = self._encoded(rate, layout)
+        self._next: tuple[float, Packet] | None = None
+
+    @classmethod
+    def open(cls, path: StrPath, out: Any, copied: frozenset[str]) -> _Sound | None:
+        container = open_media(path)
+        stream = audio_stream(container)
+        if stream is None or stream.codec_context is None:
+            container.close()
+            return None
+        return cls(path, container, out, copied)
+
+    def copy_until(self, time: float | None) -> None:
+        """Write the sound up to a time in seconds, None for the rest."""
+        while True:
+            self._next = self._next or next(self._pieces, None)
+            if self._next is None or (time is not None and self._next[0] > time):
+                return
+            self._out.mux(self._next[1])
+            self._next = None
+
+    def _copied(self) -> Iterator[tuple[float, Packet]]:
+        last: int | None = None
+        for packet in packets(self._container, self._stream):
+            if not packet.size or packet.pts is None or packet.dts is None:
+                continue
+            shift = round(self._origin / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            if last is not None and packet.dts <= last:
+                continue  # a damaged file may step back in time, which no container can store
+            last = packet.dts
+            time = float(packet.dts * packet.time_base)
+            packet.stream = self._track
+            yield time, packet
+
+    def _encoded(self, rate: int, layout: str) -> Iterator[tuple[float, Packet]]:
+        assert self._stream is not None
+        resampler = av.AudioResampler(
+            format=self._track.codec_context.format, layout=layout, rate=rate, frame_size=1024
+        )
+        failed = 0
+        for packet in packets(self._container, self._stream):
+            try:
+                frames: Sequence[AudioFrame] = packet.decode()
+            except DECODE_ERRORS:
+                failed += bool(packet.size)
+                continue
+            for frame in frames:
+                if frame.pts is not None and frame.time_base is not None:
+                    frame.pts -= round(self._origin / frame.time_base)
+                for ready in resampler.resample(frame):
+                    yield from self._encode(ready)
+        for ready in resampler.resample(None):
+            yield from self._encode(ready)
+        yield from self._encode(None)
+        if failed:
+            warnings.warn(f"{self._path}: {failed} pieces of the sound cannot be decoded.", stacklevel=2)
+
+    def _encode(self, frame: AudioFrame | None) -> Iterator[tuple[float, Packet]]:
+        for packet in self._track.encode(frame):
+            yield float((packet.dts or 0) * packet.time_base), packet
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class NpyWriter:
+    """Append arrays of one shape to a .npy file, in constant memory.
+
+    The file holds an array (n, *shape), where n is the number of arrays written; `numpy.load(path,
+    mmap_mode="r")` reads it without loading it whole.
+
+    Args:
+        path: the .npy file.
+        shape: shape of each array.
+        dtype: type on disk; what is written is converted to it if that is safe ("same_kind").
+    """
+
+    def __init__(self, path: StrPath, shape: tuple[int, ...], dtype: Any = np.float16) -> None:
+        self.path = Path(path)
+        self._shape, self._dtype = tuple(shape), np.dtype(dtype)
+        self._count = 0
+        self._target = _Target(path)
+        self._file: Any = open(self._target.temporary, "wb")
+        self._header = self._write_header()
+
+    def _write_header(self) -> int:
+        # NumPy pads the header so that the first axis can grow in place.
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": (self._count, *self._shape),
+            },
+        )
+        return int(self._file.tell())
+
+    def write(self, array: np.ndarray) -> None:
+        """Append one array of the writer's shape."""
+        array = np.asarray(array)
+        if array.shape != self._shape:
+            raise ValueError(f"{self.path}: expected shape {self._shape}, got {array.shape}.")
+        self._file.write(np.ascontiguousarray(array.astype(self._dtype, casting="same_kind")).tobytes())
+        self._count += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name; without effect when closed already."""
+        if self._file is None:
+            return
+        try:
+            self._file.seek(0)
+            if self._write_header() != self._header:
+                raise MediaError(
+                    f"{self.path}: the header of this .npy file does not fit; use a newer NumPy."
+                )
+            self._file.close()
+        except BaseException:
+            self.abort()
+            raise
+        self._file = None
+        self._target.keep()
+
+    def abort(self) -> None:
+        """Give up: nothing remains on the disk. Without effect when closed already."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._target.discard()
+
+    def __enter__(self) -> NpyWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

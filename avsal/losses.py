@@ -24,6 +24,11 @@ def _distribution(maps: Tensor) -> Tensor:
     return flat / flat.sum(-1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
 
 
+def _positive(scale: Tensor) -> Tensor:
+    """Return the scale, or 1 without gradient where it is 0."""
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
 def kl_divergence(prediction: Tensor, density: Tensor, *, eps: float = EPS) -> Tensor:
     """Kullback-Leibler divergence of the prediction from the ground truth, in nats.
 
@@ -66,9 +71,10 @@ def correlation(prediction: Tensor, density: Tensor, *, eps: float = 1e-12) -> T
     p, q = _flat(prediction), _flat(density)
     p = p - p.mean(-1, keepdim=True)
     q = q - q.mean(-1, keepdim=True)
-    # A relative guard, so that maps that sum to one and 0..255 maps are treated alike.
-    p = p / p.abs().amax(-1, keepdim=True).clamp_min(1e-20)
-    q = q / q.abs().amax(-1, keepdim=True).clamp_min(1e-20)
+    # A relative guard, so that maps that sum to one and 0..255 maps are treated alike; a constant map,
+    # which is 0 here, passes no gradient instead of an enormous one.
+    p = p / _positive(p.abs().amax(-1, keepdim=True))
+    q = q / _positive(q.abs().amax(-1, keepdim=True))
     return (p * q).sum(-1) / torch.sqrt(p.square().sum(-1) * q.square().sum(-1) + eps)
 
 
@@ -113,9 +119,30 @@ def scanpath_saliency(prediction: Tensor, fixated: Tensor, *, eps: float = 2.0**
     """
     p, f = _flat(prediction), (_flat(fixated) > 0).float()
     p = p - p.mean(-1, keepdim=True)
-    std = p.square().mean(-1, keepdim=True).sqrt()
-    z = torch.where(std > 0, p / std.clamp_min(1e-20), torch.zeros_like(p))
+    # The scale is set apart first: float32 squares of a small map's deviations would vanish.
+    p = p / _positive(p.abs().amax(-1, keepdim=True))
+    z = p / _positive(p.square().mean(-1, keepdim=True)).sqrt()
     return (z * f).sum(-1) / (f.sum(-1) + eps)
+
+
+def fixation_map(fixations: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps that are 1 where somebody fixated and 0 elsewhere.
+
+    Args:
+        fixations: (..., N, 2) int64 (row, column); entries outside the map (such as the padding -1) do
+            not count.
+        size: (h, w) of the maps.
+
+    Returns:
+        (..., h, w) float32.
+    """
+    height, width = size
+    row, column = fixations.unbind(-1)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    # Everything outside lands in one spare cell behind the map.
+    index = torch.where(inside, row * width + column, height * width)
+    maps = torch.zeros(*index.shape[:-1], height * width + 1, device=fixations.device)
+    return maps.scatter_(-1, index, 1.0)[..., :-1].unflatten(-1, (height, width))
 
 
 def gather_with_gradient(embedding: Tensor) -> Tensor:

@@ -1,0 +1,230 @@
+"""SynthAV and the six audio-visual sets (DIEM, Coutrot 1 and 2, AVAD, ETMD, SumMe) as DataModules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from avsal.data.cache import cache_dir
+from avsal.data.items import VideoItem
+from avsal.data.layout import fold_list, read_layout
+from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.synthetic import CONDITIONS, SynthSpec, generate
+from avsal.errors import ConfigError, DataError
+
+
+class LayoutDataModule(SaliencyDataModule):
+    """One or several sets in the STAViS folder layout (see `avsal.data.layout`).
+
+    Args:
+        root: the folder that holds `fold_lists`, `annotations` and the videos.
+        sets: the sets to use, as their folders are called.
+        fold: number of the fold, 1 to 3; sets with one split ignore it.
+        val_fraction: share of the training videos that validates instead (chosen by their names); 0 validates
+            on the test list, as the papers' authors did. Sets with a `val` list use that.
+        options: see `SaliencyDataModule`.
+    """
+
+    sets: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        sets: Sequence[str] = (),
+        fold: int = 1,
+        val_fraction: float = 0.1,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, **options)
+        self.sets = tuple(sets) or self.sets
+        self.fold, self.val_fraction = fold, val_fraction
+        if not self.sets:
+            raise ConfigError("sets= names no data set; give the names of the folders below annotations/.")
+        if not 0 <= val_fraction < 1:
+            raise ConfigError(f"val_fraction={val_fraction} must lie in 0..1 (1 excluded).")
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return the videos of all sets."""
+        root = self.require_root()
+        found: list[VideoItem] = []
+        for name in self.sets:
+            found += self._set_items(root, name, split)
+        return found
+
+    def _set_items(self, root: Path, name: str, split: Split) -> list[VideoItem]:
+        def read(which: str) -> list[VideoItem]:
+            return read_layout(root, name, which, fold=self.fold, strict=self.strict, report=self.report)
+
+        if split == "test" or (split == "val" and fold_list(root, name, "val", self.fold)):
+            return read(split)
+        if split == "train" and fold_list(root, name, "val", self.fold):
+            return read("train")
+        if split == "val" and self.val_fraction == 0:
+            return read("test")
+        items = read("train")
+        held = held_out([item.name for item in items], self.val_fraction)
+        return [item for item in items if (item.name in held) == (split == "val")]
+
+
+def held_out(names: Sequence[str], fraction: float) -> set[str]:
+    """Return the names that validate: at least one of two or more, the same on every machine."""
+    count = round(len(names) * fraction)
+    if fraction > 0 and len(names) > 1:
+        count = max(1, count)
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return set(ranked[:count])
+
+
+class SynthAVDataModule(LayoutDataModule):
+    """SynthAV, made on first use in the cache: a data set whose right answer is known.
+
+    Args:
+        root: folder of a set that `avsal data synth` made; by default one is generated in the cache.
+        clips: clips over all conditions.
+        synth_seed: seed of the clips.
+        seconds: length of a clip.
+        observers: simulated observers.
+        difficulty: "easy", "medium", "hard", or "mixed".
+        conditions: conditions to use in every split.
+        test_conditions: conditions to use in test; `conditions` by default.
+        ego: the egocentric set instead of the three conditions.
+        options: see `SaliencyDataModule`.
+
+    Example:
+        >>> data = SynthAVDataModule(clips=24, batch_size=4)
+        >>> data.use_spec(model.spec)                        # doctest: +SKIP
+        >>> next(iter(data.train_dataloader()))["video"].shape  # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "synthav"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        clips: int = 240,
+        synth_seed: int = 0,
+        seconds: float | None = None,
+        observers: int = 15,
+        difficulty: str = "mixed",
+        conditions: Sequence[str] = CONDITIONS,
+        test_conditions: Sequence[str] | None = None,
+        ego: bool = False,
+        **options: Any,
+    ) -> None:
+        if ego:
+            conditions = test_conditions = ("ego",)
+        for condition in (*conditions, *(test_conditions or ())):
+            if condition not in (*CONDITIONS, "ego"):
+                raise ConfigError(f"condition {condition!r} is not known; allowed: {', '.join(CONDITIONS)}.")
+        super().__init__(root, sets=[f"SynthAV_{c}" for c in conditions], **options)
+        self.synth = SynthSpec(
+            clips, synth_seed, seconds or (8.0 if ego else 3.0), observers, difficulty, ego
+        )
+        self.conditions = tuple(conditions)
+        self.test_conditions = tuple(test_conditions or conditions)
+        self._generate = root is None
+        if self._generate:
+            self.root = cache_dir() / "synthav" / f"{self.synth.clips}-{self.synth.key}"
+
+    def prepare_data(self) -> None:
+        """Generate the set if it is not there yet; several processes may call this at once."""
+        if self._generate:
+            assert self.root is not None
+            s = self.synth
+            generate(
+                self.root, clips=s.clips, seed=s.seed, seconds=s.seconds, observers=s.observers,
+                difficulty=s.difficulty, ego=s.ego,
+            )  # fmt: skip
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return the clips of the chosen conditions."""
+        self.prepare_data()
+        root = self.require_root()
+        if not (root / "synthav.json").is_file():
+            raise DataError(
+                f"{root} is no SynthAV set: synthav.json is missing. Make one with 'avsal data synth --out'."
+            )
+        found: list[VideoItem] = []
+        for condition in self.test_conditions if split == "test" else self.conditions:
+            found += self._set_items(root, f"SynthAV_{condition}", split)
+        return found
+
+
+class _OneSet(LayoutDataModule):
+    pass
+
+
+class DIEMDataModule(_OneSet):
+    """DIEM: 81 clips, 30 fps; its standard split (64 for training, 17 for test) in every fold."""
+
+    name: ClassVar[str] = "diem"
+    sets = ("DIEM",)
+
+
+class Coutrot1DataModule(_OneSet):
+    """Coutrot database 1: 60 clips in four categories, 25 fps, three folds."""
+
+    name: ClassVar[str] = "coutrot1"
+    sets = ("Coutrot_db1",)
+
+
+class Coutrot2DataModule(_OneSet):
+    """Coutrot database 2: 15 clips of four people in a meeting, 25 fps, three folds."""
+
+    name: ClassVar[str] = "coutrot2"
+    sets = ("Coutrot_db2",)
+
+
+class AVADDataModule(_OneSet):
+    """AVAD: 45 clips with visible sound sources, 24 to 30 fps, three folds."""
+
+    name: ClassVar[str] = "avad"
+    sets = ("AVAD",)
+
+
+class ETMDDataModule(_OneSet):
+    """ETMD: 12 excerpts of Hollywood films, 25 fps, three folds."""
+
+    name: ClassVar[str] = "etmd"
+    sets = ("ETMD_av",)
+
+
+class SumMeDataModule(_OneSet):
+    """SumMe with eye tracking: 25 user videos, 15 to 30 fps, three folds."""
+
+    name: ClassVar[str] = "summe"
+    sets = ("SumMe",)
+
+
+SIX_SETS = ("DIEM", "Coutrot_db1", "Coutrot_db2", "AVAD", "ETMD_av", "SumMe")
+
+
+class AVSaliencyDataModule(LayoutDataModule):
+    """All six audio-visual sets: trains on all of them together, tests on each.
+
+    `video_name` begins with the set's folder, so that results are averaged for each set.
+
+    Args:
+        root: the folder of the layout.
+        test_sets: sets to test on; all by default.
+        options: see `LayoutDataModule`.
+    """
+
+    name: ClassVar[str] = "av6"
+    sets = SIX_SETS
+
+    def __init__(
+        self, root: str | Path | None = None, *, test_sets: Sequence[str] = (), **options: Any
+    ) -> None:
+        super().__init__(root, **options)
+        self.test_sets = tuple(test_sets) or self.sets
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return the videos of all sets, or of the test sets."""
+        root = self.require_root()
+        names = self.test_sets if split == "test" else self.sets
+        return [item for name in names for item in self._set_items(root, name, split)]

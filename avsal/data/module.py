@@ -1,0 +1,296 @@
+"""The LightningDataModule that every data set shares: items in, batches out.
+
+A data set subclasses `SaliencyDataModule` and says in `items(split)` which videos it holds; windows, sound, maps,
+samplers and loaders are made here from the model's `ClipSpec`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+
+from avsal.data.items import VideoItem
+from avsal.data.windows import (
+    SEGMENT,
+    ClipLoader,
+    EpochSampler,
+    ShareSampler,
+    TrainingClips,
+    VideoBatches,
+    collate,
+)
+from avsal.errors import AvsalError, ConfigError, DataError
+from avsal.types import ClipSpec, Coverage
+
+Split = Literal["train", "val", "test"]
+
+
+class SaliencyDataModule(L.LightningDataModule):
+    """Base of the data sets.
+
+    Args:
+        root: folder of the data set.
+        batch_size: clips of a training batch.
+        eval_batch_size: windows of one video at once in validation and test; `batch_size` by default.
+        num_workers: worker processes; by default one for each core but one, at most 8.
+        seed: seed of all random choices in training.
+        segment: frames of the segments that training clips are drawn from; None draws one clip from each video
+            and epoch.
+        flip: probability of mirroring a training clip.
+        val_stride: distance of the frames scored in validation; 1 scores every frame.
+        test_stride: the same for test.
+        coverage: "full" scores every frame in test; "authors" those that the paper's authors scored.
+        negatives: give the negatives of shuffled AUC in test.
+        strict: stop at the first video that cannot be read; otherwise skip it, and say so at the end.
+        limit: use only the first so many videos of each split, for a quick look.
+        spec: the clip to deliver; taken from the model when it trains or tests.
+
+    Attributes:
+        name: the data set's name in `avsal data list`.
+        left_out: sentences about videos that were skipped.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+        segment: int | None = SEGMENT,
+        flip: float = 0.5,
+        val_stride: int = 1,
+        test_stride: int = 1,
+        coverage: Coverage = "full",
+        negatives: bool = True,
+        strict: bool = False,
+        limit: int | None = None,
+        spec: ClipSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).expanduser() if root is not None else None
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers = default_workers() if num_workers is None else num_workers
+        self.seed, self.segment, self.flip, self.limit = seed, segment, flip, limit
+        self.val_stride, self.test_stride, self.coverage = val_stride, test_stride, coverage
+        self.negatives, self.strict = negatives, strict
+        self.left_out: dict[str, str] = {}
+        self._spec = spec
+        self._items: dict[str, list[VideoItem]] = {}
+        self._loaders: list[ClipLoader] = []
+        for option, value, least in (
+            ("batch_size", batch_size, 1), ("eval_batch_size", self.eval_batch_size, 1), ("num_workers", self.num_workers, 0),
+            ("val_stride", val_stride, 1), ("test_stride", test_stride, 1), ("limit", limit or 1, 1),
+        ):  # fmt: skip
+            if value < least:
+                raise ConfigError(f"{option}={value} must be at least {least}.")
+        if not 0 <= flip <= 1:
+            raise ConfigError(f"flip={flip} is a probability: give 0 to 1.")
+
+    # -- what a data set defines --------------------------------------------------------------------------
+
+    def items(self, split: Split) -> Sequence[VideoItem]:
+        """Return the videos of a split; data sets define it.
+
+        Raises:
+            DataError: the folder does not hold the data set.
+        """
+        raise ConfigError(f"{type(self).__name__} defines no items().")
+
+    # -- specification ------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The clip to deliver: given, set by `use_spec`, or that of the model in training."""
+        if self._spec is not None:
+            return self._spec
+        model = getattr(self.trainer, "lightning_module", None) if self.trainer is not None else None
+        found = getattr(model, "spec", None)
+        if found is None:
+            raise ConfigError(
+                f"{type(self).__name__} does not know what clips to make: train with a model of avsal, call "
+                "use_spec(model.spec), or pass spec=."
+            )
+        return found  # type: ignore[no-any-return]
+
+    def use_spec(self, spec: ClipSpec) -> None:
+        """Set the clip to deliver, usually `model.spec`."""
+        self._spec = spec
+
+    # -- items --------------------------------------------------------------------------------------------
+
+    def require_root(self) -> Path:
+        """Return the root folder.
+
+        Raises:
+            DataError: it was not given or is not there.
+        """
+        known = f" ('avsal data info {self.name}' says how to get the data)" if self.name else ""
+        if self.root is None:
+            raise DataError(f"{type(self).__name__} needs root=, the folder of the data set{known}.")
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: there is no such folder; give the data set's root{known}.")
+        return self.root
+
+    def report(self, message: str) -> None:
+        """Note a video that is left out."""
+        self.left_out.setdefault(message.split(":", 1)[0], message)
+
+    def split_items(self, split: Split) -> list[VideoItem]:
+        """Return the videos of a split with known lengths, found once; unreadable ones are left out or raised.
+
+        Raises:
+            DataError: none is left.
+        """
+        if split not in self._items:
+            kept: list[VideoItem] = []
+            for item in self.items(split):
+                if self.limit is not None and len(kept) >= self.limit:
+                    break
+                try:
+                    kept.append(item.counted())
+                except AvsalError as error:
+                    if self.strict:
+                        raise
+                    self.report(f"{item.name}: {error}")
+            if not kept:
+                reason = next(iter(self.left_out.values()), "the list is empty")
+                raise DataError(f"{type(self).__name__}: no usable video in the {split} split ({reason}).")
+            self._items[split] = kept
+        return self._items[split]
+
+    def setup(self, stage: str) -> None:
+        """Find the videos of a stage, and read one clip of a few of them, so that errors come before training."""
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+        }
+        for split in splits.get(stage, ("test",)):
+            self._try(self.split_items(split))
+
+    def _try(self, items: list[VideoItem]) -> None:
+        """Open three videos of a split: the pictures, and the ground truth of one frame."""
+        errors = []
+        places = sorted({0, len(items) // 2, len(items) - 1})
+        for place in places:
+            opened = items[place].open(sound=False)
+            try:
+                middle = opened.count // 2
+                opened.frames.read([middle])
+                if opened.annotation is not None:
+                    size = opened.annotation.size
+                    density = opened.annotation.density(middle)
+                    if density is not None and density.shape != tuple(size):
+                        raise DataError(f"maps of {density.shape} and {size} in one video.")
+                    opened.annotation.fixations(middle)
+            except AvsalError as error:
+                if self.strict:
+                    raise
+                errors.append(f"{items[place].name}: {error}")
+            finally:
+                opened.close()
+        if len(errors) == len(places):
+            raise DataError(f"{type(self).__name__}: none of the videos tried can be read. {errors[0]}")
+        for message in errors:
+            self.report(message)
+
+    # -- loaders ------------------------------------------------------------------------------------------
+
+    def train_dataset(self) -> TrainingClips:
+        """Return the random clips of the training videos."""
+        return TrainingClips(
+            self.split_items("train"),
+            self.spec,
+            seed=self.seed,
+            segment=self.segment,
+            flip=self.flip,
+            strict=self.strict,
+        )
+
+    def eval_dataset(self, split: Split) -> VideoBatches:
+        """Return the windows of the validation or test videos, a batch at a time."""
+        test = split == "test"
+        return VideoBatches(
+            self.split_items(split),
+            self.spec,
+            batch_size=self.eval_batch_size,
+            stride=self.test_stride if test else self.val_stride,
+            coverage=self.coverage if test else "full",
+            native=test,
+            negatives=self.negatives and test,
+            strict=self.strict,
+        )
+
+    def train_dataloader(self) -> ClipLoader:
+        """Return the training loader."""
+        dataset = self.train_dataset()
+        rank, world = self._ranks()
+        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world)
+        # The last, smaller batch is dropped (batch normalisation), unless it is the only one.
+        drop = len(sampler) >= self.batch_size
+        return self._loader(
+            dataset, sampler=sampler, batch_size=self.batch_size, collate_fn=collate, drop_last=drop
+        )
+
+    def val_dataloader(self) -> ClipLoader:
+        """Return the validation loader."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> ClipLoader:
+        """Return the test loader: maps of the annotation's own size, one video at a time."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> ClipLoader:
+        """Return the test videos' windows."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> ClipLoader:
+        dataset = self.eval_dataset(split)
+        rank, world = self._ranks()
+        return self._loader(
+            dataset, sampler=ShareSampler(len(dataset), rank=rank, world_size=world), batch_size=None
+        )
+
+    def _loader(self, dataset: Any, **options: Any) -> ClipLoader:
+        pinned = self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
+        loader = ClipLoader(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=pinned,
+            **options,
+        )
+        self._loaders.append(loader)
+        return loader
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def teardown(self, stage: str) -> None:
+        """Say once which videos were skipped."""
+        for loader in self._loaders:
+            self.left_out.update(loader.skipped)
+        self._loaders.clear()
+        if self.left_out:
+            shown = "\n  ".join(list(self.left_out.values())[:10])
+            more = f"\n  … and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
+            warnings.warn(
+                f"{type(self).__name__}: {len(self.left_out)} videos were skipped (strict=True stops instead):\n  {shown}{more}",
+                stacklevel=2,
+            )
+
+
+def default_workers() -> int:
+    """Return one worker for each core but one, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(8, cores - 1))

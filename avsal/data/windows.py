@@ -1,0 +1,630 @@
+"""From videos to clips: which frames, which sound, which maps make one item of a batch.
+
+Training as the papers do it: a video is cut into segments of up to 90 frames that overlap by one clip, and
+every epoch takes one random clip from each segment, flipped at random together with its maps and fixations.
+Validation and test take every frame (or every `stride`-th), one video at a time, with the windows of
+`avsal.inference`. An index is a few sums over the number of frames of each video; nothing is opened for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map
+from avsal.data.items import OpenItem, OpenItems, VideoItem
+from avsal.errors import AvsalError, DataError
+from avsal.types import Batch, ClipSpec, Coverage
+
+#: Length of the segments that training clips are drawn from (STAViS, and most papers after it).
+SEGMENT = 90
+#: How often a training clip is drawn anew when its target frame has no ground truth (MSPI).
+REDRAWS = 8
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The frames of one clip.
+
+    Attributes:
+        target: 0-based frame that the clip is about.
+        frames: (T,) indices into the video, inside it.
+        times: (T,) nominal seconds of the slots, in the window's own order; they may lie outside the video.
+        reverse: the window runs backwards, and so does its sound.
+        clip_sound: the span of sound is cut at the ends of the file instead of being filled with silence.
+    """
+
+    target: int
+    frames: NDArray[np.int64]
+    times: NDArray[np.float64]
+    reverse: bool = False
+    clip_sound: bool = False
+
+
+def reach(spec: ClipSpec, fps: float) -> tuple[int, int, int]:
+    """Return how many frames a clip reaches before its target, after it, and how far its last map lies ahead."""
+    step = spec.step * fps if spec.step_unit == "seconds" else spec.step
+    before = round(spec.target_index * step)
+    after = round((spec.frames - 1 - spec.target_index) * step)
+    ahead = round(max(spec.target) * fps) if isinstance(spec.target, tuple) else 0
+    return before, after, max(ahead, after)
+
+
+def window_at(
+    spec: ClipSpec,
+    target: int,
+    count: int,
+    times: NDArray[np.float64],
+    fps: float,
+    coverage: Coverage = "full",
+) -> Window:
+    """Return the clip about frame `target` of a video of `count` frames.
+
+    Args:
+        spec: the network's clip.
+        target: 0-based frame.
+        count: frames of the video.
+        times: (count or more,) seconds of its frames.
+        fps: its rate.
+        coverage: "full" clamps the window at both ends; "authors" follows the paper's own rule.
+    """
+    before, length = spec.target_index, spec.frames
+    rule = spec.authors_coverage if coverage == "authors" else "clamp"
+    if rule == "cyclic":
+        start = max(target - before, 0)
+        frames = start + np.arange(length) % min(length, count - start)
+        return Window(target, frames, times[frames], clip_sound=True)
+    if rule == "reversed" and target < length - 1:
+        back = np.arange(length - 1, -1, -1)
+        return Window(target, np.minimum(target + back, count - 1), times[target] + back / fps, True, True)
+    offsets = np.arange(length) - before
+    seconds = offsets * (spec.step if spec.step_unit == "seconds" else spec.step / fps)
+    nominal = times[target] + seconds
+    if spec.step_unit == "frames":
+        frames = np.clip(target + np.rint(offsets * spec.step).astype(np.int64), 0, count - 1)
+        return Window(target, frames, nominal, clip_sound=rule == "reversed")
+    return Window(target, nearest(times[:count], nominal), nominal)
+
+
+def nearest(times: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the indices of the increasing `times` that lie nearest to the wanted ones."""
+    after = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+    if len(times) == 1:
+        return np.zeros(len(wanted), dtype=np.int64)
+    left = wanted - times[after - 1] <= times[after] - wanted
+    return np.where(left, after - 1, after).astype(np.int64)
+
+
+def scored_frames(spec: ClipSpec, count: int, coverage: Coverage = "full", stride: int = 1) -> range:
+    """Return the frames of a video that get a map in validation or test."""
+    first = spec.target_index if coverage == "authors" and spec.authors_coverage == "cyclic" else 0
+    return range(min(first, count - 1), count, stride)
+
+
+def segments(count: int, span: int, segment: int | None = SEGMENT) -> list[tuple[int, int]]:
+    """Return the (begin, end) of the training segments of a video.
+
+    Neighbours overlap by one clip. A last piece that is not longer than a clip lies inside its neighbour already
+    and is left out. `segment=None` makes the whole video one segment.
+
+    Args:
+        count: frames of the video.
+        span: frames that one clip covers.
+        segment: frames of a segment.
+    """
+    if segment is None or count <= span:
+        return [(0, count)]
+    length = max(segment, span + 1)
+    starts = range(0, max(count - span, 1), length - span)
+    return [(start, min(start + length, count)) for start in starts]
+
+
+class Sampling:
+    """How a clip of an open video becomes tensors; one for all modes."""
+
+    def __init__(self, spec: ClipSpec, *, native: bool = False, negatives: bool = False) -> None:
+        self.spec, self.native, self.negatives = spec, native, negatives
+        self._preprocess = FramePreprocessor(spec)
+
+    def pixels(self, opened: OpenItem, frames: NDArray[np.int64]) -> Tensor:
+        """Return the normalised frames (3, n, H, W)."""
+        return self._preprocess(opened.frames.read([int(k) for k in frames]))
+
+    def sound(self, opened: OpenItem, window: Window, fps: float) -> Sample:
+        """Return the waveform of a window's span, its rate, and the frames' times in it."""
+        audio = self.spec.audio
+        if audio is None:
+            return {}
+        stream = opened.audio
+        if stream is None:
+            rate = audio.sample_rate or 16000
+        else:
+            rate = stream.rate
+        begin, end = audio.samples(float(window.times.min()), float(window.times.max()), fps, rate)
+        if window.clip_sound:
+            begin, end = max(begin, 0), min(end, stream.length if stream is not None else end)
+        end = max(end, begin)
+        wave = stream.read(begin, end) if stream is not None else torch.zeros(end - begin)
+        return {
+            "audio": wave.flip(0) if window.reverse else wave,
+            "audio_rate": rate,
+            "has_audio": stream is not None and stream.has_audio,
+            "frame_times": torch.from_numpy(window.times - begin / rate),
+        }
+
+    def targets(
+        self, window: Window, times: NDArray[np.float64], count: int
+    ) -> tuple[NDArray[np.int64], bool]:
+        """Return the frames of the T_out maps, and whether all lie inside the video."""
+        if not isinstance(self.spec.target, tuple):
+            return np.array([window.target]), True
+        wanted = times[window.target] + np.array(self.spec.target)
+        end = times[count - 1] + 0.5 * (times[count - 1] - times[max(count - 2, 0)])
+        return nearest(times[:count], wanted), bool((wanted <= end).all())
+
+    def truth(self, opened: OpenItem, frames: NDArray[np.int64], flip: bool = False) -> Sample:
+        """Return density, fixations, observers, negatives and gaze of the given frames.
+
+        Args:
+            opened: the video.
+            frames: (T_out,) 0-based frames.
+            flip: mirror left and right.
+        """
+        out: Sample = {"frame": torch.from_numpy(np.asarray(frames, dtype=np.int64))}
+        if opened.gaze is not None:
+            out |= self._gaze(opened.gaze, frames, flip)
+        if opened.annotation is None:
+            return out
+        annotation = opened.annotation
+        size = tuple(annotation.size)
+        place = _Placement(size, self.spec, self.native)
+        densities, points, observers, negatives, labelled = [], [], [], [], []
+        for k in frames.tolist():
+            density, fixations = annotation.density(k), annotation.fixations(k)
+            where, who = (
+                fixations if fixations is not None else (np.zeros((0, 2), np.int64), np.zeros(0, np.int64))
+            )
+            labelled.append(density is not None or len(where) > 0)
+            densities.append(place.map(density))
+            kept, mask = place.points(torch.from_numpy(where))
+            points.append(kept)
+            observers.append(torch.from_numpy(who)[mask])
+            if self.negatives:
+                rest, _ = place.points(torch.from_numpy(opened.union))
+                negatives.append(_without(rest, kept, place.out))
+        stacked = torch.stack(densities)
+        if flip:
+            stacked = stacked.flip(-1)
+            points = [mirror(p, place.out[1]) for p in points]
+            negatives = [mirror(p, place.out[1]) for p in negatives]
+        out |= {
+            "density": stacked,
+            "labelled": torch.tensor(labelled),
+            "fixations": points,
+            "observer": observers,
+        }
+        if self.negatives:
+            out["negatives"] = negatives
+        return out
+
+    def _gaze(self, table: NDArray[np.float64], frames: NDArray[np.int64], flip: bool) -> Sample:
+        rows = table[np.clip(frames, 0, len(table) - 1)]
+        xy = torch.from_numpy(rows[:, 1:3]).float()
+        if flip:
+            xy[:, 0] = 1 - xy[:, 0]
+        kinds = torch.from_numpy(rows[:, 3]).long()
+        return {"gaze": xy, "gaze_type": torch.where(torch.from_numpy(frames >= len(table)), 3, kinds)}
+
+
+def mirror(points: Tensor, width: int) -> Tensor:
+    """Return (N, 2) row and column points mirrored left to right on a grid of `width` columns."""
+    return torch.stack([points[:, 0], width - 1 - points[:, 1]], 1)
+
+
+class _Placement:
+    """Where the annotation's grid lies on the network's: resized, and cropped where the frames are."""
+
+    def __init__(self, size: tuple[int, int], spec: ClipSpec, native: bool) -> None:
+        self.size = size
+        self.out = size if native else spec.size
+        self._crop: tuple[tuple[int, int], tuple[int, int]] | None = None
+        if spec.resize == "short_side_crop":
+            # The map of a cropped clip covers the crop; in test it is that part of the original grid.
+            resized, offset = crop_geometry(*size, spec.size)
+            if native:
+                scale = size[0] / resized[0], size[1] / resized[1]
+                offset = (round(offset[0] * scale[0]), round(offset[1] * scale[1]))
+                self.out = (
+                    min(round(spec.size[0] * scale[0]), size[0] - offset[0]),
+                    min(round(spec.size[1] * scale[1]), size[1] - offset[1]),
+                )
+                resized = size
+            self._crop = (resized, offset)
+
+    def map(self, density: NDArray[np.float32] | None) -> Tensor:
+        if density is None:
+            return torch.zeros(self.out)
+        if density.shape != self.size:
+            raise DataError(
+                f"a map of {density.shape[0]}x{density.shape[1]} in a video of {self.size[0]}x{self.size[1]}."
+            )
+        tensor = torch.from_numpy(np.ascontiguousarray(density))
+        if self._crop is None:
+            return resize_map(tensor, self.out)
+        (height, width), (top, left) = self._crop
+        return resize_map(tensor, (height, width))[
+            top : top + self.out[0], left : left + self.out[1]
+        ].contiguous()
+
+    def points(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points on the output grid and which of them lie on it."""
+        if self._crop is None:
+            return resize_fixations(points, self.size, self.out), torch.ones(len(points), dtype=torch.bool)
+        resized, offset = self._crop
+        moved = resize_fixations(points, self.size, resized) - torch.tensor(offset)
+        inside = ((moved >= 0) & (moved < torch.tensor(self.out))).all(-1)
+        return moved[inside], inside
+
+
+def _without(union: Tensor, current: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the distinct pixels of `union` that are not among `current`, as the authors' shuffled map."""
+    flat = torch.unique(union[:, 0] * size[1] + union[:, 1])
+    flat = flat[~torch.isin(flat, current[:, 0] * size[1] + current[:, 1])]
+    return torch.stack([flat // size[1], flat % size[1]], 1)
+
+
+class TrainingClips(Dataset[Sample]):
+    """Random clips of a list of videos, one for each segment and epoch.
+
+    An item is addressed by (epoch, index), which `EpochSampler` yields; the clip follows from the seed, the epoch
+    and the index alone, whatever the number of workers. An item is a sample for `collate`.
+
+    Args:
+        items: the videos, with known numbers of frames and rates.
+        spec: the network's clip.
+        seed: seed of all draws.
+        segment: frames of a segment; None takes one clip from each video and epoch (MSPI).
+        flip: probability of mirroring left to right.
+        keep_open: videos that a worker keeps open.
+        first_id: `video_id` of the first item.
+        strict: raise for a video that cannot be read; otherwise another clip takes its place, and the sample
+            says so under `skipped`.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[VideoItem],
+        spec: ClipSpec,
+        *,
+        seed: int = 0,
+        segment: int | None = SEGMENT,
+        flip: float = 0.5,
+        keep_open: int = 8,
+        first_id: int = 0,
+        strict: bool = False,
+    ) -> None:
+        self.strict = strict
+        self.items, self.spec, self.seed, self.flip, self.first_id = list(items), spec, seed, flip, first_id
+        self.segment = segment
+        numbers = [len(self._segments(item)) for item in self.items]
+        self._ends = np.cumsum(numbers, dtype=np.int64)
+        self._open = OpenItems(self.items, keep=keep_open, rate=_rate(spec), sound=spec.audio is not None)
+        self._sampling = Sampling(spec)
+
+    def _segments(self, item: VideoItem) -> list[tuple[int, int]]:
+        assert item.frames is not None and item.fps is not None
+        before, _, ahead = reach(self.spec, item.fps)
+        return segments(item.frames, before + ahead + 1, self.segment)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return _instead(lambda k: self._clip(epoch, k), index, len(self), self.strict)
+
+    def _clip(self, epoch: int, index: int) -> Sample:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        item = self.items[which]
+        number = index - (int(self._ends[which - 1]) if which else 0)
+        opened = self._open[which]
+        begin, end = self._segments(item)[number]
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, epoch, index))))
+        flip = bool(random.random() < self.flip)
+        with named(item.name):
+            return self._sample(opened, which, begin, min(end, opened.count), random, flip)
+
+    def _sample(
+        self, opened: OpenItem, which: int, begin: int, end: int, random: np.random.Generator, flip: bool
+    ) -> Sample:
+        spec, fps, count = self.spec, float(opened.item.fps or 25.0), opened.count
+        times = opened.frames.times
+        before, _, ahead = reach(spec, fps)
+        low, high = begin + before, max(end - ahead, begin + before + 1)
+        window, truth = None, {}
+        for _ in range(REDRAWS):
+            target = min(int(random.integers(low, high)), count - 1)
+            window = window_at(spec, target, count, times, fps)
+            frames, inside = self._sampling.targets(window, times, count)
+            truth = self._sampling.truth(opened, frames, flip)
+            if inside and (_any(truth.get("labelled")) or "labelled" not in truth):
+                break
+        assert window is not None
+        video = self._sampling.pixels(opened, window.frames)
+        return {
+            "video": video.flip(-1) if flip else video,
+            **self._sampling.sound(opened, window, fps),
+            **truth,
+            "video_id": self.first_id + which,
+            "video_name": opened.item.name,
+        }
+
+
+def _any(labelled: Tensor | None) -> bool:
+    return labelled is not None and bool(labelled.any())
+
+
+def _rate(spec: ClipSpec) -> int | None:
+    return spec.audio.sample_rate if spec.audio is not None else None
+
+
+def _instead(get: Callable[[int], Any], index: int, length: int, strict: bool) -> Any:
+    """Return `get(index)`; where that cannot be read, the next one that can, with what was skipped."""
+    skipped: dict[str, str] = {}
+    # Clips of one broken video are neighbours: growing steps leave it soon.
+    for attempt in range(24):
+        try:
+            found = get((index + attempt * (attempt + 1) // 2) % length)
+        except AvsalError as error:
+            if strict:
+                raise
+            message = str(error)
+            skipped[message.split(":", 1)[0]] = message
+            continue
+        if skipped:
+            found["skipped"] = skipped
+        return found
+    raise DataError("Too many videos in a row cannot be read: " + " | ".join(list(skipped.values())[:3]))
+
+
+class named:  # noqa: N801 - reads as a sentence in a with statement
+    """Put a video's name in front of the errors raised inside."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, AvsalError):
+            raise DataError(f"{self.name}: {error}") from error
+
+
+class VideoBatches(Dataset[Batch]):
+    """Consecutive windows of one video, already a batch; for validation and test.
+
+    Frames that several windows share are decoded and resized once.
+
+    Args:
+        items: the videos.
+        spec: the network's clip.
+        batch_size: windows at once.
+        stride: distance of the scored frames.
+        coverage: see `avsal.inference.predict_video`.
+        native: maps of the annotation's own size (test) instead of the network's (validation).
+        negatives: also give the negatives of shuffled AUC.
+        keep_open: videos that a worker keeps open.
+        first_id: `video_id` of the first item.
+        strict: raise for a video that cannot be read; otherwise another batch, which metrics then see twice and
+            count once, takes its place, and says so under `skipped`.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[VideoItem],
+        spec: ClipSpec,
+        *,
+        batch_size: int = 16,
+        stride: int = 1,
+        coverage: Coverage = "full",
+        native: bool = True,
+        negatives: bool = True,
+        keep_open: int = 2,
+        first_id: int = 0,
+        strict: bool = False,
+    ) -> None:
+        self.strict = strict
+        self.items, self.spec, self.batch_size, self.stride = list(items), spec, batch_size, stride
+        self.coverage, self.first_id = coverage, first_id
+        numbers = [-(-len(self._scored(item)) // batch_size) for item in self.items]
+        self._ends = np.cumsum(numbers, dtype=np.int64)
+        self._open = OpenItems(self.items, keep=keep_open, rate=_rate(spec), sound=spec.audio is not None)
+        self._sampling = Sampling(spec, native=native, negatives=negatives)
+
+    def _scored(self, item: VideoItem) -> range:
+        assert item.frames is not None
+        return scored_frames(self.spec, item.frames, self.coverage, self.stride)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Batch:
+        return _instead(self._chunk, index, len(self), self.strict)
+
+    def _chunk(self, index: int) -> Batch:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        item, opened = self.items[which], self._open[which]
+        number = index - (int(self._ends[which - 1]) if which else 0)
+        with named(item.name):
+            count = opened.count
+            targets = self._scored(item)[number * self.batch_size : (number + 1) * self.batch_size]
+            # A file that is shorter than its list says: the last frame stands in, and is not labelled.
+            return self._batch(
+                opened, which, [min(t, count - 1) for t in targets], [t < count for t in targets]
+            )
+
+    def _batch(self, opened: OpenItem, which: int, targets: list[int], present: list[bool]) -> Batch:
+        fps, count = float(opened.item.fps or 25.0), opened.count
+        times = opened.frames.times
+        windows = [window_at(self.spec, t, count, times, fps, self.coverage) for t in targets]
+        order, place = np.unique(np.concatenate([w.frames for w in windows]), return_inverse=True)
+        pixels = self._sampling.pixels(opened, order)
+        samples = []
+        for k, window in enumerate(windows):
+            frames, inside = self._sampling.targets(window, times, count)
+            truth = self._sampling.truth(opened, frames)
+            if "labelled" in truth and not (present[k] and inside):
+                truth["labelled"] = torch.zeros_like(truth["labelled"])
+            span = slice(k * self.spec.frames, (k + 1) * self.spec.frames)
+            samples.append({
+                "video": pixels[:, torch.from_numpy(place.reshape(-1)[span])],
+                **self._sampling.sound(opened, window, fps),
+                **truth,
+                "video_id": self.first_id + which,
+                "video_name": opened.item.name,
+            })  # fmt: skip
+        return collate(samples)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a `Batch`; sound is padded with zeros, points with -1.
+
+    A key that some samples lack is left out, except ground truth of image sets and videos mixed: those must agree.
+    """
+    keys = set.intersection(*(set(sample) for sample in samples))
+    batch: dict[str, Any] = {}
+    for key in ("video", "density", "labelled", "frame", "frame_times", "gaze", "gaze_type"):
+        if key in keys:
+            batch[key] = torch.stack([sample[key] for sample in samples])
+    if "audio" in keys:
+        waves = [sample["audio"] for sample in samples]
+        batch["audio"] = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        if batch["audio"].shape[1] == 0:
+            batch["audio"] = torch.zeros(len(waves), 1)
+        batch["audio_length"] = torch.tensor([len(wave) for wave in waves])
+        batch["audio_rate"] = torch.tensor([sample["audio_rate"] for sample in samples])
+        batch["has_audio"] = torch.tensor([sample["has_audio"] for sample in samples])
+    for key in ("fixations", "negatives"):
+        if key in keys:
+            batch[key] = _pad([sample[key] for sample in samples], 2)
+    if "observer" in keys:
+        batch["observer"] = _pad([sample["observer"] for sample in samples], 0)
+    skipped = {name: text for sample in samples for name, text in sample.get("skipped", {}).items()}
+    if skipped:
+        batch["skipped"] = skipped
+    batch["video_id"] = torch.tensor([sample["video_id"] for sample in samples])
+    batch["video_name"] = [sample["video_name"] for sample in samples]
+    return batch  # type: ignore[return-value]
+
+
+def _pad(lists: list[list[Tensor]], width: int) -> Tensor:
+    """Return (B, T_out, N[, width]) int64 from ragged points, padded with -1."""
+    most = max((len(p) for points in lists for p in points), default=0)
+    shape = (len(lists), len(lists[0]), max(most, 1), *([width] if width else []))
+    out = torch.full(shape, -1, dtype=torch.int64)
+    for b, points in enumerate(lists):
+        for t, p in enumerate(points):
+            out[b, t, : len(p)] = p
+    return out
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffled (epoch, index) keys of one rank, so that a worker knows the epoch without being told.
+
+    Every rank gets equally many; the last ones are filled from the start where the number does not divide.
+
+    Args:
+        length: size of the data set.
+        seed: seed of the order.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.seed, self.rank, self.num_replicas = length, seed, rank, world_size
+        self.epoch = 0
+        #: (epoch, items) that the next iteration leaves out if it belongs to that epoch.
+        self.resume: tuple[int, int] = (-1, 0)
+
+    @property
+    def skip(self) -> int:
+        """Items of this epoch that were used up before."""
+        return self.resume[1] if self.resume[0] == self.epoch else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next iteration belongs to."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.length // self.num_replicas)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.epoch))))
+        order = random.permutation(self.length)
+        order = np.resize(order, len(self) * self.num_replicas)[self.rank :: self.num_replicas]
+        skip, self.resume = self.skip, (-1, 0)
+        return iter([(self.epoch, int(k)) for k in order[skip:]])
+
+
+class ShareSampler(DistributedSampler[Any]):
+    """A contiguous share of the items for each rank, in order; the last rank's is filled up with repetitions.
+
+    A repeated frame is known by its (video_id, frame), and metrics count it once.
+    """
+
+    def __init__(self, length: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.rank, self.num_replicas = length, rank, world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the order is always the same."""
+
+    def __len__(self) -> int:
+        return -(-self.length // self.num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        begin = self.rank * len(self)
+        return iter([min(k, self.length - 1) for k in range(begin, begin + len(self))])
+
+
+class ClipLoader(DataLoader[Batch]):
+    """A DataLoader that can go on in the middle of an epoch, and collects the names of skipped items.
+
+    Attributes:
+        skipped: message of each item that could not be read, by its name.
+    """
+
+    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.skipped: dict[str, str] = {}
+        self._yielded = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        sampler = self.sampler
+        begin = 0
+        if isinstance(sampler, EpochSampler) and self.batch_size:
+            begin = sampler.skip // self.batch_size
+        self._yielded = begin
+        for batch in super().__iter__():
+            self._yielded += 1
+            self.skipped.update(batch.pop("skipped", {}))
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where in which epoch the loader is."""
+        epoch = self.sampler.epoch if isinstance(self.sampler, EpochSampler) else 0
+        return {"epoch": epoch, "batches": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration go on after the batches of `state`, if it belongs to the same epoch."""
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.resume = (state["epoch"], state["batches"] * (self.batch_size or 1))

@@ -17,7 +17,8 @@ _BITS = 12
 
 
 def picture(number: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """An (H, W, 3) RGB picture: its number in the left half of the top third, a red right and blue bottom part.
+    """An (H, W, 3) RGB picture: its number in the left half of the top third, a red right and blue bottom
+    part.
 
     The parts differ so that a picture that was turned, mirrored or has swapped channels is told apart.
     """
@@ -141,7 +142,7 @@ def cut(source: Path, target: Path, share: float) -> Path:
 
 
 def damage(source: Path, target: Path, count: int, *, seed: int = 0, spare: float = 0.2) -> Path:
-    """Write a copy in which `count` random bytes are changed, none in the first and last `spare` of the file."""
+    """Write a copy with `count` random bytes changed, none in the first and last `spare` of the file."""
     data = bytearray(source.read_bytes())
     random = np.random.default_rng(seed)
     places = random.integers(int(len(data) * spare), int(len(data) * (1 - spare)), count)

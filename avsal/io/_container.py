@@ -1,8 +1,8 @@
 """Opening media files: one place that knows how FFmpeg reports what is wrong with a file.
 
 Also one place for the time axis: sound and picture share the seconds of the container. A file whose streams
-all start late (a recording cut out of a broadcast) is shifted so that the earliest of the two starts at 0; the
-distance between sound and picture is never changed.
+all start late (a recording cut out of a broadcast) is shifted so that the earliest of the two starts at 0;
+the distance between sound and picture is never changed.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def open_media(path: StrPath) -> InputContainer:
         raise MediaError(f"{file}: no permission to read this file; change its access rights.") from error
     except DECODE_ERRORS as error:
         raise MediaError(
-            f"{file}: FFmpeg cannot open this file ({_reason(error)}). It is not media, or its header is missing "
-            "because the file was cut; copy it again or convert it with ffmpeg."
+            f"{file}: FFmpeg cannot open this file ({_reason(error)}). It is not media, or its header is "
+            "missing because the file was cut; copy it again or convert it with ffmpeg."
         ) from error
     if container.format.name in _NOT_MEDIA:
         container.close()
@@ -106,8 +106,9 @@ def require_video(container: InputContainer, path: StrPath) -> VideoStream:
 def origin(container: InputContainer) -> Fraction:
     """Seconds of the container's clock that are time 0 of avsal's axis.
 
-    The earlier start of picture and sound if both are positive; otherwise the container's own zero, unless the
-    picture itself starts before it. (Sound often starts a few milliseconds early: encoder delay, not content.)
+    The earlier start of picture and sound if both are positive; otherwise the container's own zero, unless
+    the picture itself starts before it. (Sound often starts a few milliseconds early: encoder delay, not
+    content.)
     """
     starts = {}
     for kind, stream in (("video", video_stream(container)), ("audio", audio_stream(container))):

@@ -1,9 +1,9 @@
 """Reading sound: one mono waveform on the time axis of the pictures.
 
-Sample i of a waveform belongs to the time i / rate on the axis of `avsal.io.video`; whatever the file has no sound
-for (before the track starts, after it ends, in gaps, or everywhere) is zero. Any layout is mixed to mono with
-FFmpeg's own matrix for floating point sound, which keeps the power of independent channels (stereo: (left +
-right) / sqrt 2); layouts that FFmpeg cannot name are averaged.
+Sample i of a waveform belongs to the time i / rate on the axis of `avsal.io.video`; whatever the file has no
+sound for (before the track starts, after it ends, in gaps, or everywhere) is zero. Any layout is mixed to
+mono with FFmpeg's own matrix for floating point sound, which keeps the power of independent channels
+(stereo: (left + right) / sqrt 2); layouts that FFmpeg cannot name are averaged.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
 SILENT_RATE = 16000  #: samples per second that files without sound get if no rate is asked for
 
-# Timestamps may be rounded (1 ms in Matroska), so successive pieces are joined; only a larger difference is a gap.
+# Timestamps may be rounded (1 ms in Matroska), so successive pieces are joined; only a larger difference is
+# a gap.
 _GAP = 0.05
 # A decoder that starts in the middle needs some sound before (80 ms for Opus, a few frames for MP3 and AAC).
 _PREROLL = 0.5
-# How much sound before the last `read` stays in memory, and how far apart the places are that one can go back to.
+# How much sound before the last `read` stays in memory, and how far apart the places are that one can go
+# back to.
 _KEEP = 4.0
 _MARK_EVERY = 2.0
 
@@ -43,20 +45,21 @@ _MARK_EVERY = 2.0
 class AudioStream:
     """The sound of a media file as a mono waveform, in constant memory.
 
-    Made for reading forward, window after window (windows may overlap); jumping back seeks in the file. A file
-    without a sound track, or with one that cannot be decoded at all, reads as silence with `has_audio` False; the
-    latter also gives a warning that names the file. A track that is silent is a track: `has_audio` is True.
-    The track is the first one marked as default, as players choose.
+    Made for reading forward, window after window (windows may overlap); jumping back seeks in the file. A
+    file without a sound track, or with one that cannot be decoded at all, reads as silence with `has_audio`
+    False; the latter also gives a warning that names the file. A track that is silent is a track:
+    `has_audio` is True. The track is the first one marked as default, as players choose.
 
     Args:
         path: any file that FFmpeg can open, with or without video.
-        rate: samples per second to resample to with `torchaudio.functional.resample` (its default filter); the
-            pieces equal the resampled whole file up to rounding. None keeps the file's own rate.
+        rate: samples per second to resample to with `torchaudio.functional.resample` (its default filter);
+            the pieces equal the resampled whole file up to rounding. None keeps the file's own rate.
 
     Attributes:
         path: the file.
         has_audio: whether there is a sound track of which something can be decoded.
-        rate: samples per second of what `read` returns (16000 for files without sound unless `rate` is given).
+        rate: samples per second of what `read` returns (16000 for files without sound unless `rate` is
+            given).
 
     Raises:
         MediaError: the file is missing, empty or not media.
@@ -115,8 +118,8 @@ class AudioStream:
         assert self._track is not None
         shared = math.gcd(self._own_rate, self.rate)
         old, new = self._own_rate // shared, self.rate // shared
-        # The filter repeats every `new` output (`old` input) samples: a piece that begins on that grid, with the
-        # filter's reach around it, goes through the same arithmetic as the whole file.
+        # The filter repeats every `new` output (`old` input) samples: a piece that begins on that grid, with
+        # the filter's reach around it, goes through the same arithmetic as the whole file.
         reach = math.ceil(6 * old / (min(old, new) * 0.99) / old) + 1
         first, last = begin // new, -(-end // new)
         piece = torch.from_numpy(self._track.read((first - reach) * old, (last + reach) * old))

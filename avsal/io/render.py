@@ -1,7 +1,7 @@
 """Writing results: heat maps over pictures, videos with the original sound, and growing .npy files.
 
-Every writer works under a temporary name in the target's folder and renames at a successful `close`, so that a
-file under its final name is always whole.
+Every writer works under a temporary name in the target's folder and renames at a successful `close`, so that
+a file under its final name is always whole.
 """
 
 from __future__ import annotations
@@ -185,15 +185,16 @@ class VideoWriter:
     """Write pictures at given times as a video, with the sound of another file.
 
     H.264 (4:2:0, BT.709) that every player shows, or with `lossless` FFV1 in Matroska: the archive codec that
-    FFmpeg, OpenCV and VLC read, exact to the bit, each frame on its own. (Lossless H.264 is smaller, but the 4:4:4 profile
-    it needs is refused by browsers and most hardware, which leaves it no advantage.)
+    FFmpeg, OpenCV and VLC read, exact to the bit, each frame on its own. (Lossless H.264 is smaller, but the
+    4:4:4 profile it needs is refused by browsers and most hardware, which leaves it no advantage.)
 
     Args:
         path: .mp4, .mov or .mkv; .mkv with `lossless`.
         fps: nominal frames per second; the frames' true times are given to `write`.
-        size: (H, W) of the pictures. H.264 needs even numbers: an odd picture gets its last row or column twice.
-        audio_from: a file whose sound goes along (on the same time axis): copied bit by bit where the container
-            allows, else encoded as AAC. A file without sound gives a video without sound.
+        size: (H, W) of the pictures. H.264 needs even numbers: an odd picture gets its last row or column
+            twice.
+        audio_from: a file whose sound goes along (on the same time axis): copied bit by bit where the
+            container allows, else encoded as AAC. A file without sound gives a video without sound.
         lossless: store the exact pixels (times are then rounded to 1 ms by Matroska).
         grey: pictures are (H, W) instead of (H, W, 3).
 

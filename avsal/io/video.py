@@ -1,8 +1,8 @@
 """Reading pictures: what a file holds, its frames in order, and frames at chosen places.
 
 The time axis is the container's own, in seconds, shared with `avsal.io.audio`: a video that starts half a
-second after its sound has its first frame at 0.5. Rotation is applied; the pixel aspect ratio is reported, not
-applied. The picture is the first video stream marked as default, as players choose.
+second after its sound has its first frame at 0.5. Rotation is applied; the pixel aspect ratio is reported,
+not applied. The picture is the first video stream marked as default, as players choose.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class DecodeReport:
 
 
 class _Clock:
-    """Times of successive frames in seconds: strictly increasing, gaps in the timestamps filled by the rate."""
+    """Times of successive frames in seconds: strictly increasing; missing ones are filled in by the rate."""
 
     def __init__(self, stream: AVVideoStream, start: Fraction) -> None:
         self._base = stream.time_base or Fraction(1, 1000)
@@ -150,7 +150,7 @@ class _Painter:
         self._size: tuple[int, int] | None = None
 
     def paint(self, frame: VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB; `size` (H, W) is that of the upright picture, None the first frame's."""
+        """Return (H, W, 3) uint8 RGB; `size` (H, W) is the upright picture's, None keeps the first frame's."""
         turns = frame.rotation // 90 % 4
         if size is None:
             # A stream may change its size half-way; the picture keeps the size that it had first.
@@ -178,8 +178,8 @@ def probe(path: StrPath) -> MediaInfo:
 class VideoStream:
     """The frames of a video, once, in order, in constant memory.
 
-    Iterate over it to get `Frame` objects. Damaged pictures are marked and counted; a file that breaks off gives
-    every frame that can be decoded and then ends, with `report.truncated` set.
+    Iterate over it to get `Frame` objects. Damaged pictures are marked and counted; a file that breaks off
+    gives every frame that can be decoded and then ends, with `report.truncated` set.
 
     Args:
         path: any file that FFmpeg can open.
@@ -225,8 +225,8 @@ class VideoStream:
         if first is None:
             reason = f" ({self._errors[0]})" if self._errors else ""
             raise MediaError(
-                f"{self.path}: not one frame of the {stream.codec_context.name} video can be decoded{reason}; the "
-                "file is damaged or was cut: copy it again or convert it with ffmpeg."
+                f"{self.path}: not one frame of the {stream.codec_context.name} video can be decoded{reason}; "
+                "the file is damaged or was cut: copy it again or convert it with ffmpeg."
             )
         self._first: VideoFrame | None = first
         self.info = self._describe(first)
@@ -332,10 +332,13 @@ class VideoStream:
     def _is_truncated(self) -> bool:
         if self._family == "mov" and self._announced is not None:
             return self._packets < self._announced
-        if self._family == "other" or not self._duration:
-            return False  # no duration, or one that FFmpeg estimated from the bit rate
+        announced = (self._duration or 0) / 1e6
+        if self._family == "avi" and self._announced and self._stream.time_base:
+            announced = float(self._announced * self._stream.time_base)  # FFmpeg shortens its duration
+        elif self._family == "other":
+            return False  # FFmpeg estimates the duration, for example from the bit rate
         # The announced duration is rounded, and includes padding of the sound's last packet.
-        missing = self._duration / 1e6 - float(self._end)
+        missing = announced - float(self._end)
         return missing > 0.25 + 2 / self._fps
 
     def close(self) -> None:
@@ -403,15 +406,15 @@ def _scan(path: Path) -> _Table:
 class VideoReader:
     """Frames at chosen places of a video, for training.
 
-    Opening is cheap: the file is touched at first use, and the object can be pickled and sent to workers (each
-    process opens the file itself). Frames are found by seeking to the key frame before them and decoding on, so
-    reading forward never decodes a frame twice.
+    Opening is cheap: the file is touched at first use, and the object can be pickled and sent to workers
+    (each process opens the file itself). Frames are found by seeking to the key frame before them and
+    decoding on, so reading forward never decodes a frame twice.
 
     Args:
         path: any file that FFmpeg can open.
-        backend: "pyav"; "decord", which is faster on plain H.264 and VP9 and needs the package; or "auto", decord
-            where it is installed. Files that decord cannot read with the same pixels (rotated, more than 8 bits
-            per channel, AV1, damaged) are read with PyAV in every case.
+        backend: "pyav"; "decord", which is faster on plain H.264 and VP9 and needs the package; or "auto",
+            decord where it is installed. Files that decord cannot read with the same pixels (rotated, more
+            than 8 bits per channel, AV1, damaged) are read with PyAV in every case.
 
     Raises:
         MediaError: at first use, if the file is missing, not media, or no frame can be decoded.
@@ -467,10 +470,10 @@ class VideoReader:
 
         Args:
             indices: 0-based frame numbers in any order, repetitions allowed.
-            size: (H, W) to which the decoder's own scaler brings the pictures (swscale's bilinear, which averages
-                when it shrinks). It saves the time of handling large pictures in training; it is not the resize
-                of the papers' evaluation, and the backends round it differently (by a few grey levels) while
-                their pictures at full size are equal.
+            size: (H, W) to which the decoder's own scaler brings the pictures (swscale's bilinear, which
+                averages when it shrinks). It saves the time of handling large pictures in training; it is
+                not the resize of the papers' evaluation, and the backends round it differently (by a few
+                grey levels) while their pictures at full size are equal.
 
         Returns:
             (n, H, W, 3) uint8 RGB, upright. A frame that cannot be decoded is replaced by its neighbour.
@@ -555,8 +558,8 @@ class _PyAVSource:
             frame = self._find(index)
             if frame is None:
                 raise MediaError(
-                    f"{self._path}: frame {index} and the frames before it cannot be decoded; the file is damaged: "
-                    "copy it again."
+                    f"{self._path}: frame {index} and the frames before it cannot be decoded; the file is "
+                    "damaged: copy it again."
                 )
             images.append(self._painter.paint(frame, size))
         return np.stack(images) if images else np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
@@ -573,7 +576,8 @@ class _PyAVSource:
         return self._hand
 
     def _seek(self, key: int) -> None:
-        assert self._table.pts is not None and self._container is not None
+        assert self._table.pts is not None
+        assert self._container is not None
         if key == 0:
             self._rewind()
         else:

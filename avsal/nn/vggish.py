@@ -69,7 +69,7 @@ class LogMel(nn.Module):
     def excerpt(
         self, waveform: Tensor, audio_length: Tensor | None = None, has_audio: Tensor | None = None
     ) -> Tensor:
-        """Return (B, samples) with each clip's sound in the middle of zeros, or its centre where it is longer.
+        """Return (B, samples): each clip's sound in the middle of zeros, or its centre where it is longer.
 
         Args:
             waveform: (B, S) in [-1, 1], zero-padded at the end.

@@ -84,7 +84,9 @@ class _Windows:
         if rule == "cyclic":
             self.next = self.before
         if rule != "clamp" and (spec.step != 1 or spec.step_unit != "frames" or stride != 1):
-            raise ConfigError("coverage='authors' scores every frame with neighbouring frames: stride and step are 1.")
+            raise ConfigError(
+                "coverage='authors' scores every frame with neighbouring frames: stride and step are 1."
+            )
 
     def push(self, frame: _Kept) -> Iterator[_Window]:
         self.ring.append(frame)
@@ -107,7 +109,9 @@ class _Windows:
         if self.rule == "cyclic":
             return last.index >= self.next - self.before + self.spec.frames - 1
         if self.rule == "reversed":
-            return last.index >= (self.next + self.spec.frames - 1 if self._reversed(self.next) else self.next)
+            return last.index >= (
+                self.next + self.spec.frames - 1 if self._reversed(self.next) else self.next
+            )
         steady = self.spec.step_unit == "seconds" or last.index >= self.next + self.after * self.spec.step
         return steady and last.time >= self._at(self.next).time + self.after * self.step_seconds - 1e-6
 
@@ -199,7 +203,8 @@ class VideoPrediction(Iterator[FrameMap]):
             raise ConfigError(f"coverage={coverage!r} is not known; allowed: full, authors.")
         self.module, self.path = module, Path(path)
         self.spec = module.spec
-        self.batch_size, self.keep_images, self.keep_aux = batch_size, keep_images, keep_aux
+        self.batch_size, self.stride = batch_size, stride
+        self.keep_images, self.keep_aux = keep_images, keep_aux
         self.info: MediaInfo = probe(self.path)
         self.fps = self.info.fps
         self._stream = VideoStream(self.path)
@@ -221,6 +226,11 @@ class VideoPrediction(Iterator[FrameMap]):
     def has_audio(self) -> bool:
         """Whether the file's sound reaches the network."""
         return self._sound is not None and self._sound.has_audio
+
+    @property
+    def audio_message(self) -> str | None:
+        """What went wrong with the sound, None if nothing did."""
+        return self._sound.message if self._sound is not None else None
 
     def __next__(self) -> FrameMap:
         return next(self._results)
@@ -270,9 +280,7 @@ class VideoPrediction(Iterator[FrameMap]):
             maps = output.saliency().cpu()
         yield from self._results_of(windows, maps, output)
 
-    def _results_of(
-        self, windows: list[_Window], maps: Tensor, output: SaliencyOutput
-    ) -> Iterator[FrameMap]:
+    def _results_of(self, windows: list[_Window], maps: Tensor, output: SaliencyOutput) -> Iterator[FrameMap]:
         future = self.spec.target if isinstance(self.spec.target, tuple) else ()
         for i, window in enumerate(windows):
             target = window.target
@@ -282,7 +290,11 @@ class VideoPrediction(Iterator[FrameMap]):
                 maps[i] if maps.shape[1] > 1 else maps[i, 0],
                 tuple(target.time + seconds for seconds in future),
                 target.image,
-                {name: value[i].cpu() for name, value in output.aux.items() if value.ndim and len(value) == len(maps)}
+                {
+                    name: value[i].cpu()
+                    for name, value in output.aux.items()
+                    if value.ndim and len(value) == len(maps)
+                }
                 if self.keep_aux
                 else {},
             )

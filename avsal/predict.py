@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from avsal.errors import AvsalError, ConfigError, MediaError
 
 if TYPE_CHECKING:
-    from avsal.inference import VideoPrediction
     from avsal.models.base import SaliencyModule
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -58,9 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stavis-tiny-synthav",
         help="a name from `avsal zoo list`, a file, a folder or a Hub repository (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder of results (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="windows per forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("predictions"), help="folder of results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="windows per forward pass (default: %(default)s)"
+    )
     parser.add_argument(
         "--coverage",
         choices=("full", "authors"),
@@ -68,11 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="full: every frame gets one map; authors: the frames the paper's authors scored",
     )
     parser.add_argument("--stride", type=int, default=1, help="predict for every Nth frame only (default: 1)")
-    parser.add_argument("--alpha", type=float, default=0.6, help="strength of the heat map in the overlay, 0 to 1")
+    parser.add_argument(
+        "--alpha", type=float, default=0.6, help="strength of the heat map in the overlay, 0 to 1"
+    )
     parser.add_argument("--no-overlay", action="store_true", help="write the maps only")
     parser.add_argument("--overwrite", action="store_true", help="compute again what is already there")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay")
+    parser.add_argument(
+        "--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -83,7 +94,11 @@ def main(args: argparse.Namespace) -> int:
     if args.gaze is not None and len(paths) != 1:
         raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
     settings = Settings(args.checkpoint, args.coverage, args.stride, args.alpha, not args.no_overlay)
-    todo = paths if args.overwrite else [p for p in paths if not _kept(p, folder_of(p, paths, args.out), settings)]
+    todo = (
+        paths
+        if args.overwrite
+        else [p for p in paths if not _kept(p, folder_of(p, paths, args.out), settings)]
+    )
     module: SaliencyModule | None = None
     if todo:
         from avsal.zoo import from_pretrained
@@ -280,6 +295,7 @@ def _write(
 ) -> dict[str, Any]:
     """Run one file through the model and write everything but the summary, which is returned."""
     from avsal.inference import VideoPrediction
+    from avsal.overlay import Artist
 
     prediction = VideoPrediction(
         module,
@@ -289,11 +305,23 @@ def _write(
         stride=settings.stride,
         keep_images=settings.overlay,
     )
+    still = path.suffix.lower() in IMAGE_SUFFIXES
+    artist = Artist(
+        folder, prediction, settings.alpha, overlay=settings.overlay, still=still, gaze=_gaze(gaze)
+    )
+    peaks: list[dict[str, Any]] = []
+    total = prediction.info.frames
     try:
-        frames = _render(prediction, folder, settings, tick, gaze, still=path.suffix.lower() in IMAGE_SUFFIXES)
+        for result in prediction:
+            peaks.append(artist.add(result))
+            tick(len(peaks), total // settings.stride if total else None)
+    except BaseException:
+        artist.abandon()
+        raise
     finally:
         prediction.close()
-    if not frames:
+    artist.close()
+    if artist.map_size is None:
         raise MediaError(
             f"{path}: the video has too few frames for coverage={settings.coverage!r}; use --coverage full."
         )
@@ -303,47 +331,28 @@ def _write(
         "source": _source(path),
         "settings": asdict(settings),
         "model": type(module).__name__,
-        "frames": len(frames),
+        "frames": len(peaks),
         "frames_decoded": report.decoded,
         "fps": info.fps,
         "width": info.width,
         "height": info.height,
         "has_audio": info.has_audio,
         "sound_used": prediction.has_audio,
-        "map_height": frames[0].pop("map_height"),
-        "map_width": frames[0].pop("map_width"),
+        "map_height": artist.map_size[0],
+        "map_width": artist.map_size[1],
         "warning": " ".join(warnings) or None,
-        "peaks": frames,
+        "peaks": peaks,
     }
 
 
-def _render(
-    prediction: VideoPrediction,
-    folder: Path,
-    settings: Settings,
-    tick: Callable[[int, int | None], None],
-    gaze: Path | None,
-    *,
-    still: bool,
-) -> list[dict[str, Any]]:
-    from avsal.overlay import Artist
+def _gaze(path: Path | None) -> np.ndarray | None:
+    """Read a gaze table as rows (seconds, x, y) with x and y in 0..1."""
+    if path is None:
+        return None
+    from avsal.data.gaze_tables import read_gaze_table
 
-    total = prediction.info.frames
-    peaks: list[dict[str, Any]] = []
-    artist: Artist | None = None
-    try:
-        for result in prediction:
-            if artist is None:
-                artist = Artist(folder, prediction, settings.alpha, overlay=settings.overlay, still=still, gaze=gaze)
-            peaks.append(artist.add(result))
-            tick(len(peaks), total // settings.stride if total else None)
-        if artist is not None:
-            artist.close()
-    except BaseException:
-        if artist is not None:
-            artist.abandon()
-        raise
-    return peaks
+    table = read_gaze_table(path)
+    return np.stack([table.time, table.x, table.y], axis=1)
 
 
 def report(outcomes: Sequence[Outcome]) -> int:

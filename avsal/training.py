@@ -20,7 +20,16 @@ from avsal.errors import ConfigError, WeightsError
 from avsal.models.base import SaliencyModule, model_name
 
 #: Everything that may stand at the top of a configuration file.
-TOP_KEYS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "verbose", "return_predictions", "weights_only")
+TOP_KEYS = (
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "ckpt_path",
+    "verbose",
+    "return_predictions",
+    "weights_only",
+)
 #: Hyper-parameters that say where a run starts, not what the model is: they may differ on resuming.
 START_ONLY = {"init_from", "backbone", "pretrained"}
 _RUN = "AVSAL_RUN_FOLDER"
@@ -51,7 +60,9 @@ def check_config_file(path: Path) -> None:
         with path.open(encoding="utf-8") as stream:
             content = yaml.load(stream, Loader=_UniqueKeys)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such configuration file; examples/ holds one per paper.") from None
+        raise ConfigError(
+            f"{path}: there is no such configuration file; examples/ holds one per paper."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, Mapping):
@@ -121,7 +132,9 @@ def compare(module: SaliencyModule, output: Any, batch: Any, clips: int) -> torc
 
     def panel(maps: torch.Tensor) -> torch.Tensor:
         maps = maps[:clips, :1].detach().float().cpu()
-        maps = torch.nn.functional.interpolate(maps, size=frames.shape[-2:], mode="bilinear", align_corners=False)
+        maps = torch.nn.functional.interpolate(
+            maps, size=frames.shape[-2:], mode="bilinear", align_corners=False
+        )
         low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
         return ((maps - low) / (high - low).clamp_min(1e-12)).expand(-1, 3, -1, -1)
 
@@ -182,7 +195,10 @@ class AvsalCLI(LightningCLI):
 
     def _root(self) -> Path:
         root = self._get(self.config_init, "trainer").get("default_root_dir") or "runs"
-        return Path(root) / f"{model_name(self.model)}-{type(self.datamodule).__name__.removesuffix('DataModule')}"
+        return (
+            Path(root)
+            / f"{model_name(self.model)}-{type(self.datamodule).__name__.removesuffix('DataModule')}"
+        )
 
     def _last_checkpoint(self) -> Path:
         found = [p for p in self._root().glob("version_*/checkpoints/last.ckpt") if p.is_file()]
@@ -223,7 +239,11 @@ class AvsalCLI(LightningCLI):
             seed = self.config_init[self.subcommand].get("seed_everything")
             wanted += [SeedEpochs(int(seed or 0)), LogMaps()]
             checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in given)
-            if not checkpoints and config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
+            if (
+                not checkpoints
+                and config.get("enable_checkpointing") is not False
+                and not config.get("fast_dev_run")
+            ):
                 wanted.append(
                     ModelCheckpoint(
                         dirpath=self.run_folder / "checkpoints",
@@ -279,7 +299,9 @@ def check_checkpoint(path: Path, model: SaliencyModule) -> None:
     ]
     if different:
         raise WeightsError(
-            f"{path} belongs to another configuration: " + "; ".join(different) + ". Resume with the configuration "
+            f"{path} belongs to another configuration: "
+            + "; ".join(different)
+            + ". Resume with the configuration "
             "it was trained with, or start a new run from its weights with --model.init_args.init_from."
         )
 
@@ -330,4 +352,6 @@ def main(argv: ArgsType = None) -> int:
 def _shortened(message: str, lines: int = 12) -> str:
     """Return the telling last lines of a parser's message."""
     kept = [line.rstrip() for line in message.splitlines() if line.strip()]
-    return "\n".join(kept[-lines:]) + "\nSee `avsal fit --help` for every option, and examples/ for whole files."
+    return (
+        "\n".join(kept[-lines:]) + "\nSee `avsal fit --help` for every option, and examples/ for whole files."
+    )

@@ -1,0 +1,141 @@
+"""Draws one video's results: the overlay with its sound, the grey-scale video and the raw maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from avsal.io.render import NpyWriter, VideoWriter, draw_points, grey, overlay
+
+if TYPE_CHECKING:
+    from avsal.inference import FrameMap, VideoPrediction
+
+PAST, FUTURE = (255, 255, 255), (64, 224, 255)
+#: How long a past gaze point stays in the picture, in seconds.
+TRAIL = 0.5
+
+
+class Artist:
+    """Writes `overlay.mp4`, `saliency.mkv` and `maps.npy` of one video while its maps arrive.
+
+    `maps.npy` is float32 (frames, h, w), or (frames, T_out, h, w) for anticipation: the network's activated
+    maps. `saliency.mkv` is lossless grey-scale FFV1, every frame stretched to 0..255. A still image gives
+    `overlay.png` and `saliency.png` instead of the videos.
+
+    Args:
+        folder: where the files go.
+        prediction: the run whose results arrive.
+        alpha: opacity of the heat map at its peak.
+        overlay: whether to draw the overlay at all.
+        still: the input is a picture.
+        gaze: measured gaze (time, x, y) rows, x and y in 0..1, drawn for the last half second.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prediction: VideoPrediction,
+        alpha: float,
+        *,
+        overlay: bool = True,
+        still: bool = False,
+        gaze: np.ndarray | None = None,
+    ) -> None:
+        self.folder, self.prediction, self.alpha, self.still, self.gaze = (
+            folder,
+            prediction,
+            alpha,
+            still,
+            gaze,
+        )
+        self.draws = overlay
+        self.map_size: tuple[int, int] | None = None
+        self._writers: list[Any] = []
+        self._maps: NpyWriter | None = None
+        self._grey: VideoWriter | None = None
+        self._overlay: VideoWriter | None = None
+
+    def add(self, result: FrameMap) -> dict[str, Any]:
+        """Write one frame's results and return where its map peaks, as plain numbers for the summary."""
+        maps = result.map.numpy()
+        if self._maps is None:
+            self._open(result)
+        assert self._maps is not None
+        self._maps.write(maps)
+        # Anticipation: one picture can hold only one heat map, the mean over the future; the peaks are drawn.
+        shown = maps.mean(0) if maps.ndim == 3 else maps
+        stretched = _stretched(shown)
+        peaks = [_peak(m) for m in (maps if maps.ndim == 3 else maps[None])]
+        self._draw(result, stretched, peaks if maps.ndim == 3 else [])
+        row: dict[str, Any] = {"frame": result.index, "time": round(result.time, 6)}
+        if result.target_times:
+            row["targets"] = [round(t, 6) for t in result.target_times]
+            row["x"], row["y"] = [p[0] for p in peaks], [p[1] for p in peaks]
+        else:
+            row["x"], row["y"] = peaks[0]
+        return row
+
+    def _open(self, result: FrameMap) -> None:
+        maps, info = result.map, self.prediction.info
+        self.map_size = (maps.shape[-2], maps.shape[-1])
+        self._maps = NpyWriter(self.folder / "maps.npy", tuple(maps.shape), np.float32)
+        self._writers.append(self._maps)
+        if self.still:
+            return
+        fps = info.fps / self.prediction.stride
+        self._grey = VideoWriter(self.folder / "saliency.mkv", fps, self.map_size, lossless=True, grey=True)
+        self._writers.append(self._grey)
+        if self.draws and result.image is not None:
+            size = result.image.shape[:2]
+            self._overlay = VideoWriter(
+                self.folder / "overlay.mp4",
+                fps,
+                (size[0], size[1]),
+                audio_from=self.prediction.path if info.has_audio else None,
+            )
+            self._writers.append(self._overlay)
+
+    def _draw(self, result: FrameMap, stretched: np.ndarray, future: list[tuple[float, float]]) -> None:
+        image = None
+        if self.draws and result.image is not None:
+            image = overlay(result.image, stretched, alpha=self.alpha)
+            height, width = image.shape[:2]
+            radius = max(2, height // 120)
+            image = draw_points(image, [(x * width, y * height) for x, y in future], FUTURE, radius)
+            if self.gaze is not None:
+                near = (self.gaze[:, 0] > result.time - TRAIL) & (self.gaze[:, 0] <= result.time)
+                image = draw_points(image, self.gaze[near, 1:] * (width, height), PAST, radius)
+        if self.still:
+            Image.fromarray(grey(stretched)).save(self.folder / "saliency.png")
+            if image is not None:
+                Image.fromarray(image).save(self.folder / "overlay.png")
+            return
+        assert self._grey is not None
+        self._grey.write(grey(stretched), result.time)
+        if self._overlay is not None and image is not None:
+            self._overlay.write(image, result.time)
+
+    def close(self) -> None:
+        """Finish all files."""
+        for writer in self._writers:
+            writer.close()
+
+    def abandon(self) -> None:
+        """Drop what was written so far."""
+        for writer in self._writers:
+            writer.abort()
+
+
+def _stretched(map_: np.ndarray) -> np.ndarray:
+    """Stretch a map to [0, 1]; a constant map becomes zero."""
+    low, high = float(map_.min()), float(map_.max())
+    return np.zeros_like(map_) if high <= low else (map_ - low) / (high - low)
+
+
+def _peak(map_: np.ndarray) -> tuple[float, float]:
+    """Return (x, y) in 0..1 of the centre of the map's largest pixel."""
+    row, column = np.unravel_index(int(map_.argmax()), map_.shape)
+    return round((float(column) + 0.5) / map_.shape[1], 4), round((float(row) + 0.5) / map_.shape[0], 4)

@@ -6,6 +6,7 @@ one file of this folder, and names its module class `MODULE` there.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
@@ -208,6 +210,33 @@ class SaliencyModule(L.LightningModule):
             + (f"; not used: {', '.join(left)}" if left else "")
         )
 
+    def load_backbone(self, part: nn.Module, source: str | None) -> None:
+        """Load published weights into a part of the network; nothing happens without a source.
+
+        SynthAV trains from random weights where the published ones cannot be had, with a warning: it is the
+        data set that runs everywhere. On any other data that is an error.
+
+        Args:
+            part: a backbone with a method `load_published(state_dict)`.
+            source: a registry name such as "s3d-kinetics", or a file.
+
+        Raises:
+            WeightsError: the weights cannot be had, or do not fit.
+        """
+        if not source:
+            return
+        from avsal.zoo import load_state
+
+        try:
+            state = load_state(source)
+        except WeightsError as error:
+            data = getattr(self._trainer, "datamodule", None)
+            if getattr(data, "name", None) != "synthav":
+                raise
+            rank_zero_warn(f"{type(part).__name__} starts from random weights: {error}")
+            return
+        part.load_published(state)  # type: ignore[operator]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its parts."""
         terms = self.loss_terms(self(batch), batch)
@@ -316,9 +345,7 @@ class SaliencyModule(L.LightningModule):
         """
         from avsal.inference import predict_video
 
-        return predict_video(
-            self, path, batch_size=batch_size, coverage=coverage, reuse=reuse, stride=stride
-        )
+        return predict_video(self, path, batch_size=batch_size, coverage=coverage, reuse=reuse, stride=stride)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
@@ -330,17 +357,53 @@ class SaliencyModule(L.LightningModule):
             raise WeightsError(f"{source} is a {type(module).__name__}, not a {cls.__name__}.")
         return module
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `model.safetensors` and `config.json` into a folder that `from_pretrained` takes."""
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write into a Lightning checkpoint what `from_pretrained` needs to rebuild the module."""
+        from avsal.zoo.store import config_of
+
+        config = config_of(self)
+        checkpoint["avsal"] = {
+            "model": config["model"],
+            "arguments": config["arguments"],
+            "version": config["avsal_version"],
+        }
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write `model.safetensors` and `config.json` into a folder that `from_pretrained` takes.
+
+        Options: `dtype`, `repo_id`, `push_to_hub` (see `avsal.zoo.save_pretrained`).
+        """
         from avsal.zoo import save_pretrained
 
-        return save_pretrained(self, Path(folder))
+        return save_pretrained(self, Path(folder), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publish the module on the Hugging Face Hub (see `avsal publish`) and return its address."""
         from avsal.zoo import publish
 
         return publish(self, repo_id, **options)
+
+
+def map_weights(density: Tensor, labelled: Tensor | None) -> Tensor:
+    """Return (B, T_out) float weights: 1 for maps that have ground truth and are not empty, else 0."""
+    weights = (density.flatten(-2).amax(-1) > 0).float()
+    return weights if labelled is None else weights * labelled.to(weights)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean of `values` under `weights` of the same shape; 0 where all weights are 0."""
+    return (torch.where(weights > 0, values, 0) * weights).sum() / weights.sum().clamp_min(1.0)
+
+
+def cosine_schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: float = 0.05) -> dict[str, Any]:
+    """Return Lightning's entry for a rate that rises over a share of the steps and falls to 0 as a cosine."""
+    warm = max(1, round(warm_up * steps))
+
+    def factor(step: int) -> float:
+        falling = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, step - warm) / max(1, steps - warm))))
+        return min(1.0, (step + 1) / warm) * falling
+
+    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
 
 
 def model_name(module: SaliencyModule | type[SaliencyModule]) -> str:

@@ -1,0 +1,154 @@
+"""The public door for authors' weights: a state dict under their names becomes our module.
+
+Each model file holds its own map from the authors' names; this file only finds it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from avsal.errors import WeightsError
+from avsal.zoo.store import read_pickle, read_safetensors
+
+if TYPE_CHECKING:
+    from avsal.models.base import SaliencyModule
+
+#: Backbone formats and the function that builds each from its published state dict.
+BACKBONES = {
+    "s3d-kinetics": "avsal.nn.s3d:S3D.from_published",
+    "soundnet8": "avsal.nn.soundnet:from_published",
+    "vggish": "avsal.nn.vggish:VGGish.from_published",
+    "resnet3d50-kinetics": "avsal.nn.resnet3d:from_published",
+    "mvit-b": "avsal.nn.mvit:from_published",
+}
+
+#: Where research code keeps the state dict inside a checkpoint.
+_CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
+
+
+def formats() -> list[str]:
+    """Return the formats that `convert` takes: the models whose authors published weights."""
+    from avsal.models import list_models, model_class
+
+    return [name for name in list_models() if _converts(model_class(name))]
+
+
+def _converts(cls: type[SaliencyModule]) -> bool:
+    """Return whether a class defines `from_authors` itself; the base's only says that there is nothing."""
+    return any("from_authors" in vars(part) for part in cls.__mro__[: cls.__mro__.index(_base())])
+
+
+def _base() -> type[SaliencyModule]:
+    from avsal.models.base import SaliencyModule
+
+    return SaliencyModule
+
+
+def convert(format: str, state_dict: Mapping[str, Tensor], **options: Any) -> SaliencyModule:
+    """Return our module with the authors' weights.
+
+    Args:
+        format: the model's name: "stavis", "mspi", "csts".
+        state_dict: entries under the authors' names, with or without `module.` before them.
+        **options: constructor arguments where the entries alone do not tell, such as `audiovisual=`, `frames=`,
+            `size=`, `encoder=`.
+
+    Returns:
+        The module in eval mode, float32, on the CPU.
+
+    Raises:
+        WeightsError: unknown format, an option the model does not take, or entries that are missing, unexpected
+            or mis-shaped, each by name.
+    """
+    from avsal.models import list_models, model_class
+
+    if format not in list_models() or not _converts(model_class(format)):
+        raise WeightsError(
+            f"There is no format {format!r} to convert; the formats are: {', '.join(formats())}."
+        )
+    cls = model_class(format)
+    known = [
+        name
+        for function in (cls.from_authors, cls.__init__)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("self", "state_dict") and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise WeightsError(f"{format} takes no option {', '.join(unknown)}; it takes: {', '.join(known)}.")
+    module = cls.from_authors(_tensors(state_dict), **options)
+    return module.to(device="cpu", dtype=torch.float32).eval()
+
+
+def convert_backbone(format: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """Return a backbone with published weights, whichever of its published namings the entries use.
+
+    Args:
+        format: "s3d-kinetics", "soundnet8", "vggish", "resnet3d50-kinetics" or "mvit-b".
+        state_dict: entries under published names, with or without `module.` before them.
+
+    Returns:
+        The network in eval mode, float32, on the CPU.
+
+    Raises:
+        WeightsError: unknown format, or entries that do not fit, each by name.
+    """
+    if format not in BACKBONES:
+        raise WeightsError(
+            f"There is no backbone format {format!r}; the formats are: {', '.join(BACKBONES)}."
+        )
+    where, function = BACKBONES[format].split(":")
+    network: nn.Module = attrgetter(function)(import_module(where))(_tensors(state_dict))
+    return network.to(device="cpu", dtype=torch.float32).eval()
+
+
+def _tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    strange = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsError(
+            f"Not a state dict: {', '.join(map(str, strange[:5]))} are no tensors. Pass the mapping from names to "
+            f"tensors, which research code often keeps under one of {', '.join(_CONTAINERS)}."
+        )
+    return dict(state_dict)
+
+
+def read_state_dict(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
+    """Return the state dict of an authors' file, wherever in the file it is.
+
+    Args:
+        path: a PyTorch file (loaded with `weights_only`) or safetensors.
+        prefix: keep the entries whose names begin so, without it.
+
+    Raises:
+        WeightsError: the file is damaged, wants to run code, or holds no state dict.
+    """
+    if path.suffix.lower() == ".safetensors":
+        content: Any = read_safetensors(path)[0]
+    else:
+        content = read_pickle(path)
+    found = content
+    for container in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            found = content[container]
+            break
+    if not isinstance(found, Mapping) or not found or not any(isinstance(v, Tensor) for v in found.values()):
+        keys = (
+            ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise WeightsError(f"{path}: no state dict in this file; it holds: {keys or 'nothing'}.")
+    state = _tensors(found)
+    if prefix is not None:
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if not state:
+            raise WeightsError(
+                f"{path}: no entry begins with {prefix!r}; found {', '.join(list(found)[:5])}, …."
+            )
+    return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from avsal.data.cache import cache_dir
 from avsal.data.items import VideoItem
@@ -99,7 +99,7 @@ class SynthAVDataModule(LayoutDataModule):
         >>> next(iter(data.train_dataloader()))["video"].shape  # doctest: +SKIP
     """
 
-    name: ClassVar[str] = "synthav"
+    name = "synthav"
 
     def __init__(
         self,
@@ -161,42 +161,42 @@ class _OneSet(LayoutDataModule):
 class DIEMDataModule(_OneSet):
     """DIEM: 81 clips, 30 fps; its standard split (64 for training, 17 for test) in every fold."""
 
-    name: ClassVar[str] = "diem"
+    name = "diem"
     sets = ("DIEM",)
 
 
 class Coutrot1DataModule(_OneSet):
     """Coutrot database 1: 60 clips in four categories, 25 fps, three folds."""
 
-    name: ClassVar[str] = "coutrot1"
+    name = "coutrot1"
     sets = ("Coutrot_db1",)
 
 
 class Coutrot2DataModule(_OneSet):
     """Coutrot database 2: 15 clips of four people in a meeting, 25 fps, three folds."""
 
-    name: ClassVar[str] = "coutrot2"
+    name = "coutrot2"
     sets = ("Coutrot_db2",)
 
 
 class AVADDataModule(_OneSet):
     """AVAD: 45 clips with visible sound sources, 24 to 30 fps, three folds."""
 
-    name: ClassVar[str] = "avad"
+    name = "avad"
     sets = ("AVAD",)
 
 
 class ETMDDataModule(_OneSet):
     """ETMD: 12 excerpts of Hollywood films, 25 fps, three folds."""
 
-    name: ClassVar[str] = "etmd"
+    name = "etmd"
     sets = ("ETMD_av",)
 
 
 class SumMeDataModule(_OneSet):
     """SumMe with eye tracking: 25 user videos, 15 to 30 fps, three folds."""
 
-    name: ClassVar[str] = "summe"
+    name = "summe"
     sets = ("SumMe",)
 
 
@@ -214,7 +214,7 @@ class AVSaliencyDataModule(LayoutDataModule):
         options: see `LayoutDataModule`.
     """
 
-    name: ClassVar[str] = "av6"
+    name = "av6"
     sets = SIX_SETS
 
     def __init__(

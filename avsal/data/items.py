@@ -214,9 +214,10 @@ class OpenVideo:
     backend: str = "pyav"
 
     def __call__(self) -> Frames:
+        """Return a reader of the file."""
         from avsal.io.video import VideoReader
 
-        return VideoReader(self.path, backend=self.backend)  # type: ignore[arg-type, return-value]
+        return VideoReader(self.path, backend=self.backend)  # type: ignore[arg-type]
 
 
 _DIGITS = re.compile(r"(\d+)(?=\D*$)")
@@ -277,6 +278,7 @@ class OpenFolder:
     fps: float
 
     def __call__(self) -> Frames:
+        """Return a reader of the folder."""
         return FrameFolder(self.folder, self.fps)
 
 
@@ -323,6 +325,7 @@ class OpenStill:
     fps: float = 25.0
 
     def __call__(self) -> Frames:
+        """Return a reader of the image."""
         return StillFrames(self.path, self.count, self.fps)
 
 
@@ -407,9 +410,9 @@ def read_map(path: Path) -> NDArray[np.float32]:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a map ({error}).") from error
     if array.dtype == np.uint8:
-        return array.astype(np.float32) / 255
+        return array.astype(np.float32) / np.float32(255)
     if array.dtype.kind in "iu":
-        return array.astype(np.float32) / 65535
+        return array.astype(np.float32) / np.float32(65535)
     return array.astype(np.float32)
 
 

@@ -35,7 +35,6 @@ from avsal.data.items import (
     OpenVideo,
     PointAnnotation,
     VideoItem,
-    distinct,
     find_video,
     read_map,
 )
@@ -204,6 +203,7 @@ class OpenLayoutAnnotation:
     sigma: float | None = None
 
     def __call__(self) -> Annotation:
+        """Return the annotation of the folder."""
         points = self.folder / "fixations.csv"
         if not points.is_file() or (self.folder / "maps").is_dir():
             return FolderAnnotation(self.folder)
@@ -230,6 +230,7 @@ class OpenGazeTrack:
     path: Path
 
     def __call__(self) -> NDArray[np.float64]:
+        """Return (n, 4) time, x, y, gaze type."""
         from avsal.data.gaze import read_csv
 
         columns = read_csv(self.path)
@@ -316,9 +317,3 @@ def _marker(root: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}); generate the set again.") from error
     return content if isinstance(content, dict) else {}
-
-
-__all__ = [
-    "FolderAnnotation", "ListEntry", "distinct", "fold_list", "layout_item", "read_fixation_image",
-    "read_fold_list", "read_layout",
-]  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 
@@ -55,7 +55,7 @@ class SaliencyDataModule(L.LightningDataModule):
         left_out: sentences about videos that were skipped.
     """
 
-    name: ClassVar[str] = ""
+    name: str | None = None
 
     def __init__(
         self,
@@ -87,9 +87,13 @@ class SaliencyDataModule(L.LightningDataModule):
         self._items: dict[str, list[VideoItem]] = {}
         self._loaders: list[ClipLoader] = []
         for option, value, least in (
-            ("batch_size", batch_size, 1), ("eval_batch_size", self.eval_batch_size, 1), ("num_workers", self.num_workers, 0),
-            ("val_stride", val_stride, 1), ("test_stride", test_stride, 1), ("limit", limit or 1, 1),
-        ):  # fmt: skip
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", self.eval_batch_size, 1),
+            ("num_workers", self.num_workers, 0),
+            ("val_stride", val_stride, 1),
+            ("test_stride", test_stride, 1),
+            ("limit", limit or 1, 1),
+        ):
             if value < least:
                 raise ConfigError(f"{option}={value} must be at least {least}.")
         if not 0 <= flip <= 1:
@@ -119,7 +123,7 @@ class SaliencyDataModule(L.LightningDataModule):
                 f"{type(self).__name__} does not know what clips to make: train with a model of avsal, call "
                 "use_spec(model.spec), or pass spec=."
             )
-        return found  # type: ignore[no-any-return]
+        return found
 
     def use_spec(self, spec: ClipSpec) -> None:
         """Set the clip to deliver, usually `model.spec`."""
@@ -282,10 +286,12 @@ class SaliencyDataModule(L.LightningDataModule):
             self.left_out.update(loader.skipped)
         self._loaders.clear()
         if self.left_out:
-            shown = "\n  ".join(list(self.left_out.values())[:10])
-            more = f"\n  … and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
+            shown = list(self.left_out.values())[:10]
+            if len(self.left_out) > 10:
+                shown.append(f"… and {len(self.left_out) - 10} more")
             warnings.warn(
-                f"{type(self).__name__}: {len(self.left_out)} videos were skipped (strict=True stops instead):\n  {shown}{more}",
+                f"{type(self).__name__}: {len(self.left_out)} videos were skipped (strict=True stops instead):\n  "
+                + "\n  ".join(shown),
                 stacklevel=2,
             )
 

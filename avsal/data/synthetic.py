@@ -50,7 +50,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ class SynthSpec:
     @property
     def key(self) -> str:
         """Twelve hex digits that name this specification in the cache."""
-        text = json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+        text = json.dumps({"synthav": VERSION, **asdict(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def plan(self) -> list[tuple[str, int, str, str]]:
@@ -240,11 +240,10 @@ def _texture(stream: _Stream, contrast: int) -> IntArray:
         grid = stream.draw(-256, 257, n * n * 3).reshape(n, n, 3)
         grid = np.concatenate([grid, grid[:1]], 0)
         grid = np.concatenate([grid, grid[:, :1]], 1)
-        k = np.arange(256)
-        i, f = k // cell, (k % cell)
-        f = f[:, None, None]
-        rows = grid[i] * (cell - f) + grid[i + 1] * f  # (256, n + 1, 3)
-        g = (k % cell)[None, :, None]
+        k: IntArray = np.arange(256, dtype=np.int64)
+        i, rest = k // cell, k % cell
+        f, g = rest[:, None, None], rest[None, :, None]
+        rows: IntArray = grid[i] * (cell - f) + grid[i + 1] * f  # (256, n + 1, 3)
         total += (rows[:, i] * (cell - g) + rows[:, i + 1] * g) // (cell * cell)
     return 96 + total * contrast // 512
 
@@ -398,8 +397,10 @@ def _choose(stream: _Stream, sounding: int, salient: int, objects: int) -> int:
     """Return what an observer looks at next: an object's index, or -1 for the centre."""
     table = CHOICES["sounding" if sounding >= 0 else "nothing"]
     u = stream.one(0, 1000)
-    for what, share in table.items():
+    what = "centre"
+    for name, share in table.items():
         if u < share:
+            what = name
             break
         u -= share
     if what == "sounding":
@@ -510,7 +511,9 @@ def render(condition: str, index: int, difficulty: str, *, seed: int = 0, second
         split: only recorded.
     """
     level, ego = _LEVELS[difficulty], condition == "ego"
-    stream = _Stream(VERSION, seed, (*CONDITIONS, "ego").index(condition), index)
+    key = (VERSION, seed, (*CONDITIONS, "ego").index(condition), index)
+    # Apart streams: what sounds, and who looks where, leaves no trace in the picture.
+    stream, ears, eyes = _Stream(*key), _Stream(*key, 1), _Stream(*key, 2)
     n, count = round(seconds * FPS), level["objects"]
     order = stream.order(len(SHAPES))
     kinds, hidden = order[:count], order[count]
@@ -534,17 +537,16 @@ def render(condition: str, index: int, difficulty: str, *, seed: int = 0, second
     _, onsets[-1] = _beats(stream, n, 10)
 
     sources = {"silent": [], "offscreen": [-1]}.get(condition, list(range(count)))
-    turns = _turns(stream, n, sources) if sources else []
+    turns = _turns(ears, n, sources) if sources else []
     sounding = np.full(n, -1, dtype=np.int64)
     for begin, end, source in turns:
         sounding[begin:end] = source
     waveform = None
     if turns:
         timbres = {s: hidden if s < 0 else kinds[s] for s in sources}
-        waveform = _sound(_Stream(VERSION, seed, 7, index), n, turns, timbres, onsets, level["noise"])
+        waveform = _sound(ears, n, turns, timbres, onsets, level["noise"])
 
     world = np.stack([p // 16 for p in paths], 1)
-    eyes = _Stream(VERSION, seed, 9, index)
     gaze = None
     camera = np.zeros((n, 2), dtype=np.int64)
     if ego:

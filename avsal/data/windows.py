@@ -185,7 +185,7 @@ class Sampling:
         if opened.annotation is None:
             return out
         annotation = opened.annotation
-        size = tuple(annotation.size)
+        size = annotation.size
         place = _Placement(size, self.spec, self.native)
         densities, points, observers, negatives, labelled = [], [], [], [], []
         for k in frames.tolist():
@@ -321,7 +321,8 @@ class TrainingClips(Dataset[Sample]):
         self._sampling = Sampling(spec)
 
     def _segments(self, item: VideoItem) -> list[tuple[int, int]]:
-        assert item.frames is not None and item.fps is not None
+        assert item.frames is not None
+        assert item.fps is not None
         before, _, ahead = reach(self.spec, item.fps)
         return segments(item.frames, before + ahead + 1, self.segment)
 
@@ -396,7 +397,7 @@ def _instead(get: Callable[[int], Any], index: int, length: int, strict: bool) -
     raise DataError("Too many videos in a row cannot be read: " + " | ".join(list(skipped.values())[:3]))
 
 
-class named:  # noqa: N801 - reads as a sentence in a with statement
+class named:
     """Put a video's name in front of the errors raised inside."""
 
     def __init__(self, name: str) -> None:

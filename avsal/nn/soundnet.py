@@ -63,7 +63,7 @@ class SoundNet(nn.Module):
         Args:
             waveform: (B, S), or with axes of length one beside S, as the published networks take it.
         """
-        x = waveform.reshape(len(waveform), 1, -1)
+        x = waveform.reshape(waveform.shape[0], 1, -1)
         found = {}
         for number, (layer, conv, norm) in enumerate(zip(LAYERS, self.convs, self.norms, strict=True), 1):
             x = F.relu(norm(conv(x)))

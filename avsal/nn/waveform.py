@@ -37,9 +37,9 @@ def windowed_excerpt(
     """
     total = waveform.shape[-1]
     if total == 0:
-        return waveform.new_zeros(len(waveform), samples, dtype=torch.float32)
+        return waveform.new_zeros(waveform.shape[0], samples, dtype=torch.float32)
     if length is None:
-        length = torch.full((len(waveform),), total, device=waveform.device)
+        length = torch.full((waveform.shape[0],), total, device=waveform.device)
     n = length.to(waveform.device).clamp(0, total).unsqueeze(-1)
     first = samples // 2 - torch.div(n, 2, rounding_mode="floor")
     index = torch.arange(samples, device=waveform.device) - first

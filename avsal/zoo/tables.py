@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from avsal.zoo.load import is_cached
+from avsal.zoo.cache import is_cached
 from avsal.zoo.registry import STATUS, Checkpoint, Scores
 
 
@@ -47,7 +47,7 @@ def checkpoint_table(chosen: Iterable[Checkpoint]) -> RenderableType:
         ("paper's scores", {}),
         ("measured", {}),
     ):
-        table.add_column(title, **options)  # type: ignore[arg-type]
+        table.add_column(title, **options)
     statuses = set()
     for entry in chosen:
         statuses.add(entry.status)

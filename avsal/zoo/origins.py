@@ -1,0 +1,204 @@
+"""The authors' releases: fetched, remembered by their first checksum, converted, kept in the cache."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import avsal
+from avsal.errors import WeightsError
+from avsal.zoo.archive import extract_member, is_archive
+from avsal.zoo.cache import (
+    Fetched,
+    conversion_folder,
+    fingerprint,
+    offline,
+    read_json,
+    redact,
+    sha256_of,
+    write_json,
+)
+from avsal.zoo.conversion import convert, convert_backbone, read_state_dict
+from avsal.zoo.hub import fetch_from_hub, hub_files
+from avsal.zoo.registry import Checkpoint, HubOrigin, Origin, PageOrigin, ReleaseOrigin, UrlOrigin
+from avsal.zoo.store import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    config_of,
+    read_config,
+    read_safetensors,
+    write_checkpoint,
+)
+from avsal.zoo.web import choose, fetch_url, release_asset
+
+logger = logging.getLogger("avsal.zoo")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Entries and configuration of a checkpoint, before a network is built."""
+
+    state: dict[str, Tensor]
+    config: dict[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Access:
+    """How files may be fetched."""
+
+    cache: Path
+    local_files_only: bool = False
+    force: bool = False
+    token: str | bool | None = None
+
+
+def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
+    """Fetch an authors' file, convert it for an entry, and return the result.
+
+    Raises:
+        WeightsError: it cannot be fetched, has changed since it was first fetched, or does not fit.
+    """
+    if isinstance(source, PageOrigin):
+        raise WeightsError(f"must be downloaded by hand: {source.how}")
+    if offline(access.local_files_only):
+        raise WeightsError(
+            "not converted yet, and fetching is switched off (HF_HUB_OFFLINE or local_files_only)"
+        )
+    fetched = _fetch_origin(source, access)
+    _same_as_first(entry, fetched, access.cache)
+    folder = store_conversion(entry, source, fetched, access.cache)
+    if isinstance(source, (UrlOrigin, ReleaseOrigin)) and source.member is None:
+        # Converted, the original is a second copy of the same numbers; an archive serves further entries.
+        fetched.path.unlink(missing_ok=True)
+    return Loaded(*_ours(folder), where=entry.name)
+
+
+def _fetch_origin(source: Origin, access: Access) -> Fetched:
+    if isinstance(source, HubOrigin):
+        revision = source.revision
+        file = choose(
+            hub_files(source.repo, revision, access.token),
+            source.match,
+            source.exclude,
+            f"hub:{source.repo}",
+        )
+        fetched = fetch_from_hub(
+            source.repo,
+            file,
+            cache=access.cache,
+            revision=revision,
+            sha256=source.sha256,
+            force=access.force,
+            token=access.token,
+        )
+        if not fetched.sha256.startswith(source.sha256_prefix or ""):
+            raise WeightsError(
+                f"{fetched.origin}: sha256 {fetched.sha256[:16]}…, expected {source.sha256_prefix}…"
+            )
+        return fetched
+    sha256 = source.sha256
+    if isinstance(source, ReleaseOrigin):
+        url, listed = release_asset(source.repo, source.tag, source.match, source.exclude)
+        sha256 = sha256 or listed
+    elif isinstance(source, UrlOrigin):
+        url = source.url
+    else:
+        raise WeightsError(f"nothing can be fetched from a {type(source).__name__}")
+    return fetch_url(url, cache=access.cache, sha256=sha256, sha256_prefix=source.sha256_prefix)
+
+
+def _same_as_first(entry: Checkpoint, fetched: Fetched, cache: Path) -> None:
+    """Record the sha256 of the first fetch; refuse a file that has changed since."""
+    path = cache / "origins" / f"{entry.name}.json"
+    known = read_json(path).get("sha256")
+    if known is None:
+        write_json(path, {"origin": redact(fetched.origin), "sha256": fetched.sha256, "size": fetched.size})
+        logger.info("%s: sha256 %s recorded on first fetch", entry.name, fetched.sha256)
+    elif known != fetched.sha256:
+        raise WeightsError(
+            f"{redact(fetched.origin)}: the file has changed since it was first fetched (sha256 "
+            f"{fetched.sha256[:16]}…, then {str(known)[:16]}…); delete {path} if that is known to be right"
+        )
+
+
+def store_conversion(
+    entry: Checkpoint, source: Origin, fetched: Fetched, cache: Path, dtype: torch.dtype | None = None
+) -> Path:
+    """Convert an authors' file for an entry and keep the result in the cache.
+
+    Args:
+        entry: what the file is.
+        source: the origin it came from: its format, member and prefix apply.
+        fetched: the file.
+        cache: avsal's cache.
+        dtype: storage type of floating-point entries.
+
+    Returns:
+        The folder with `model.safetensors`, `config.json` and `record.json`.
+
+    Raises:
+        WeightsError: the file is damaged, wants to run code, or does not fit the entry's model.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=cache) as work:
+        path = fetched.path
+        if source.member is not None and is_archive(path):
+            path = extract_member(path, source.member, Path(work))
+        state = read_state_dict(path, source.prefix)
+    extra: dict[str, Any] = {
+        "name": entry.name,
+        "task": entry.task,
+        "data": entry.data,
+        "licence": entry.licence.model_dump(),
+        "source": {
+            "origin": redact(fetched.origin),
+            "member": source.member,
+            "format": source.format or entry.model,
+            "sha256": fetched.sha256,
+            "size": fetched.size,
+        },
+    }
+    if entry.is_backbone:
+        convert_backbone(source.format or entry.model, state)
+        # The published names stay: the backbone's own door reads them again.
+        config = {"backbone": source.format or entry.model, "avsal_version": avsal.__version__, **extra}
+    else:
+        module = convert(source.format or entry.model, state, **entry.arguments)
+        state, config = module.state_dict(), config_of(module, **extra)
+    folder = write_checkpoint(conversion_folder(entry, cache), state, config, dtype)
+    write_json(
+        folder / "record.json",
+        {
+            "sha256": sha256_of(folder / WEIGHTS_FILE),
+            "entry": fingerprint(entry),
+            "source": extra["source"],
+        },
+    )
+    return folder
+
+
+def converted(entry: Checkpoint, cache: Path) -> Loaded | None:
+    """Return an earlier conversion from the cache, if it is whole and still fits the entry."""
+    folder = conversion_folder(entry, cache)
+    record = read_json(folder / "record.json")
+    if not record or record.get("entry") != fingerprint(entry):
+        return None
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file() or sha256_of(weights) != record.get("sha256"):
+        logger.warning("The cached copy of %s is damaged; fetching it again.", entry.name)
+        weights.unlink(missing_ok=True)
+        (folder / "record.json").unlink(missing_ok=True)
+        return None
+    return Loaded(*_ours(folder), where=entry.name)
+
+
+def _ours(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state, config = read_safetensors(folder / WEIGHTS_FILE)
+    return state, config if config is not None else read_config(folder / CONFIG_FILE)

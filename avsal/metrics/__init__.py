@@ -6,6 +6,17 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "conventions": ("CARD", "METRICS", "Conventions"),
+    "egocentric": (
+        "GazeCounts",
+        "GazeScore",
+        "adaptive_f1",
+        "best_f1",
+        "gaze_auc",
+        "gaze_counts",
+        "gaze_thresholds",
+        "rescale_gaze",
+    ),
     "functional": (
         "auc_borji",
         "auc_judd",
@@ -16,8 +27,22 @@ _HOMES = {
         "sauc",
         "sim",
     ),
+    "gaze": ("GazeMetrics",),
     "inputs": ("MetricInputError", "fixation_points"),
     "negatives": ("random_frames_negatives", "video_negatives"),
+    "resize": ("postprocess", "resize_maps"),
+    "saliency": (
+        "AUCBorji",
+        "AUCJudd",
+        "CC",
+        "InformationGain",
+        "KLDiv",
+        "NSS",
+        "SIM",
+        "SaliencyMetrics",
+        "ShuffledAUC",
+        "fold_mean",
+    ),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_WHERE)
@@ -30,4 +55,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "functional", "gaze", "inputs", "negatives", "saliency", "sampling"]
+    return [*__all__, *_HOMES, "crowdsal", "roc", "sampling"]

@@ -25,6 +25,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from avsal.metrics.egocentric import (
+    adaptive_f1,
+    best_f1,
+    gaze_auc,
+    gaze_counts,
+    gaze_thresholds,
+    rescale_gaze,
+)
 from avsal.metrics.inputs import Constant, Empty, Maps, MetricInputError, Points, fixation_points
 from avsal.metrics.roc import bins, grid, rates, step_area
 
@@ -39,13 +47,19 @@ SplitMethod = Literal["step", "exact", "sampled"]
 Norm = Literal["minmax", "sum", "pysaliency"]
 KLConvention = Literal["mit", "pysaliency", "pysaliency_mit"]
 __all__ = [
+    "adaptive_f1",
     "auc_borji",
     "auc_judd",
+    "best_f1",
     "cc",
     "fixation_points",
+    "gaze_auc",
+    "gaze_counts",
+    "gaze_thresholds",
     "information_gain",
     "kl_div",
     "nss",
+    "rescale_gaze",
     "sauc",
     "sim",
 ]

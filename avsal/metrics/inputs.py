@@ -58,8 +58,9 @@ class Maps:
         if check and not bool(self.finite.all()):
             bad = (~self.finite).nonzero().flatten().tolist()
             raise MetricInputError(
-                f"{name} holds NaN or infinite values in map(s) {bad[:8]} of {len(self)}; a frame"
-                " without a valid map has no score. Find where the network diverged, or leave these frames out and say so."
+                f"{name} holds NaN or infinite values in map(s) {bad[:8]} of {len(self)};"
+                " a frame without a valid map has no score. Find where the network diverged, or leave these"
+                " frames out and say so."
             )
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ def jittered(p: Maps, seed: int) -> Maps:
 
 
 def borji_splits(p: Maps, f: Points, levels: Tensor, splits: int, seed: int) -> Tensor:
-    """Return (B,) means of AUC-Borji over `splits` draws, with replacement, of as many pixels as fixations."""
+    """Return (B,) means of AUC-Borji over draws, with replacement, of as many pixels as fixations."""
     generator = torch.Generator().manual_seed(seed)
     pixels = bins(p, p.raw, levels)
     positive, width = bins(p, f.values(p.raw), levels), f.index.shape[-1]

@@ -143,7 +143,9 @@ class GazeTable:
         """
         times = np.asarray(times, dtype=np.float64)
         if len(self) == 0 or not np.isfinite(self.time).all():
-            raise DataError(f"{self.path}: the gaze table has no times; pass the video's fps to read_gaze_table.")
+            raise DataError(
+                f"{self.path}: the gaze table has no times; pass the video's fps to read_gaze_table."
+            )
         if len(times) and (self.time[-1] < times[0] - max_gap or self.time[0] > times[-1] + max_gap):
             raise DataError(
                 f"{self.path}: gaze runs from {self.time[0]:.3f} to {self.time[-1]:.3f} s, the video from {times[0]:.3f} to "
@@ -213,7 +215,11 @@ def read_gaze_table(
         "x2": both_eyes.get(x_name) if both_eyes.get(x_name) in names else None,
         "y2": both_eyes.get(y_name) if both_eyes.get(y_name) in names else None,
     }
-    wanted = {role: names.index(name) for role, name in {"time": time_name, "x": x_name, "y": y_name, **extra}.items() if name}
+    wanted = {
+        role: names.index(name)
+        for role, name in {"time": time_name, "x": x_name, "y": y_name, **extra}.items()
+        if name
+    }
     table = _columns(path, rows, wanted)
     if len(table["x"]) == 0:
         raise DataError(f"{path}: the gaze table has a header but no samples.")
@@ -382,7 +388,9 @@ def _scale(
 ) -> tuple[FloatArray, FloatArray]:
     if unit == "pixels":
         if size is None:
-            raise DataError(f"{path}: gaze is in pixels; pass size=(height, width) of the picture that they count.")
+            raise DataError(
+                f"{path}: gaze is in pixels; pass size=(height, width) of the picture that they count."
+            )
         return x / size[1], y / size[0]
     if unit == "degrees":
         return np.deg2rad(x), np.deg2rad(y)
@@ -396,7 +404,9 @@ def _scale(
     return x, y
 
 
-def _time_unit(path: Path, name: str, time: FloatArray, observer: NDArray[np.int64] | None, given: TimeUnit) -> str:
+def _time_unit(
+    path: Path, name: str, time: FloatArray, observer: NDArray[np.int64] | None, given: TimeUnit
+) -> str:
     """Return the unit of a time column: as given, as named, or from the spacing of samples."""
     order = np.lexsort((time, observer)) if observer is not None else np.argsort(time)
     steps = np.diff(time[order])

@@ -238,7 +238,8 @@ def encoder_blocks(
         drop_path: rate of the last block; it grows linearly from 0 at the first.
         pool_eps: epsilon of the q, k, v norms.
     """
-    rates = torch.linspace(0.0, drop_path, sum(depths)).tolist()
+    count = sum(depths)
+    rates = [drop_path * index / max(count - 1, 1) for index in range(count)]
     blocks = nn.ModuleList()
     for stage, depth in enumerate(depths):
         for position in range(depth):

@@ -7,6 +7,7 @@ values (off by up to 1.8 in the logarithm).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Self
@@ -29,12 +30,10 @@ def mel_matrix(dtype: torch.dtype = torch.float64) -> Tensor:
     The triangles are linear in mel (1127 ln(1 + f / 700)) and not normalised by area; the DC bin is zero.
     """
 
-    def mel(hertz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hertz / 700.0)
-
-    bins = mel(torch.linspace(0.0, SAMPLE_RATE / 2, _FFT // 2 + 1, dtype=torch.float64))[:, None]
-    low, high = mel(torch.tensor([125.0, 7500.0], dtype=torch.float64))
-    edges = torch.linspace(float(low), float(high), _BANDS + 2, dtype=torch.float64)
+    bins = 1127.0 * torch.log1p(torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT / 700.0)
+    low, high = (1127.0 * math.log1p(hertz / 700.0) for hertz in (125.0, 7500.0))
+    edges = torch.linspace(low, high, _BANDS + 2, dtype=torch.float64)
+    bins = bins[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
     triangles = triangles.clamp_min(0.0)
@@ -55,9 +54,9 @@ class LogMel(nn.Module):
     def __init__(self, samples: int = PATCH_SAMPLES) -> None:
         super().__init__()
         self.samples = samples
-        window = torch.hann_window(_WINDOW, periodic=True, dtype=torch.float64)
+        window = torch.hann_window(_WINDOW, periodic=True, dtype=torch.float64).float()
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("mel", mel_matrix(), persistent=False)
+        self.register_buffer("mel", mel_matrix(torch.float32), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return (B, 1, frames, 64) for waveforms (B, S) in [-1, 1]; 15600 samples give 96 frames."""

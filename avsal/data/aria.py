@@ -157,7 +157,9 @@ class AriaRecording:
         """
         table = read_gaze_table(path)
         if table.kind != "angles":
-            raise DataError(f"{path}: expected gaze directions (yaw, pitch), found {table.units} coordinates.")
+            raise DataError(
+                f"{path}: expected gaze directions (yaw, pitch), found {table.units} coordinates."
+            )
         table = table.shifted(self.start)
         times = self.times
         index = table.nearest(times, max_gap=max_gap)
@@ -192,7 +194,11 @@ class AriaSound:
         self._stream = recording._stream("mic")
         self.has_audio = self._stream is not None and recording.provider.get_num_data(self._stream) > 0
         provider = recording.provider
-        self._own = int(provider.get_audio_configuration(self._stream).sample_rate) if self.has_audio else rate or 48000
+        self._own = (
+            int(provider.get_audio_configuration(self._stream).sample_rate)
+            if self.has_audio
+            else rate or 48000
+        )
         self.rate = rate or self._own
 
     @cached_property

@@ -77,7 +77,10 @@ class Protocol:
         """Return the last start of a training clip of `clip` frames (the first is 0), and that of the test clip."""
         last = self.seen(anticipation) - ((clip - 1) * self.spacing + 1)
         if last < 0:
-            raise ConfigError(f"A clip of {clip} frames {self.spacing} apart is longer than the {self.seen(anticipation)} frames seen.")
+            raise ConfigError(
+                f"A clip of {clip} frames {self.spacing} apart is longer than the {self.seen(anticipation)} frames "
+                "that may be seen; take fewer."
+            )
         return last, last if anticipation or self.estimation_last else 0
 
     def labels(self, start: int, clip: int, anticipation: bool) -> NDArray[np.int64]:
@@ -127,7 +130,9 @@ def read_segments(path: Path) -> list[Segment]:
         name = Path(line.split(",")[0].strip()).stem
         match = _CLIP.match(name)
         if match is None:
-            raise DataError(f"{path}, line {number}: expected <video>/<video>_t<start>_t<end>.mp4, found {line.strip()!r}.")
+            raise DataError(
+                f"{path}, line {number}: expected <video>/<video>_t<start>_t<end>.mp4, found {line.strip()!r}."
+            )
         found.append(Segment(match["video"], int(match["start"]), name))
     if not found:
         raise DataError(f"{path}: the list of clips is empty.")
@@ -148,7 +153,9 @@ def read_untracked(path: Path) -> dict[str, list[tuple[int, int]]]:
                 try:
                     begin, end = (_clock(cell) for cell in row[1:3])
                 except (ValueError, IndexError) as error:
-                    raise DataError(f"{path}, line {number}: expected video,hh:mm:ss,hh:mm:ss,code, found {','.join(row)!r}.") from error
+                    raise DataError(
+                        f"{path}, line {number}: expected video,hh:mm:ss,hh:mm:ss,code, found {','.join(row)!r}."
+                    ) from error
                 if end >= begin:
                     intervals.setdefault(row[0].strip(), set()).add((begin, end))
     except (OSError, UnicodeDecodeError) as error:
@@ -176,7 +183,7 @@ def segments_of(
     return [
         Segment(video, start, f"{video}_t{start}_t{start + SECONDS}")
         for start in range(0, int(duration + 1e-6) - SECONDS + 1, stride)
-        if not any(begin < start + SECONDS and end > start for begin, end in spans)
+        if not any(begin <= start + SECONDS and end >= start for begin, end in spans)
     ]
 
 
@@ -207,8 +214,8 @@ def _sheet(path: Path) -> list[tuple[str, str]]:
     """Return columns A and B of the first sheet of a workbook."""
     space = {"m": "http://schemas.openxmlformats.org/spreadsheetml/2006/main"}
     with zipfile.ZipFile(path) as book:
-        strings = ["".join(t.text or "" for t in si.iter(f"{{{space['m']}}}t"))
-                   for si in ElementTree.fromstring(book.read("xl/sharedStrings.xml")).findall("m:si", space)]  # fmt: skip
+        texts = ElementTree.fromstring(book.read("xl/sharedStrings.xml")).findall("m:si", space)
+        strings = ["".join(part.text or "" for part in text.iter(f"{{{space['m']}}}t")) for text in texts]
         rows = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml")).findall(".//m:row", space)
     pairs = []
     for row in rows:
@@ -233,7 +240,9 @@ def classify(x: FloatArray, y: FloatArray, tracked: NDArray[np.bool_], protocol:
     x, y = np.where(tracked, x, protocol.untracked[0]), np.where(tracked, y, protocol.untracked[1])
     outside = (x < 0) | (x > 1) | (y < 0) | (y > 1)
     x, y = x.clip(0, 1), y.clip(0, 1)
-    moved = np.hypot(np.diff(x, prepend=x[:1]) * protocol.grid[0], np.diff(y, prepend=y[:1]) * protocol.grid[1])
+    moved = np.hypot(
+        np.diff(x, prepend=x[:1]) * protocol.grid[0], np.diff(y, prepend=y[:1]) * protocol.grid[1]
+    )
     before = np.concatenate([tracked[:1], tracked[:-1]])
     kind = np.where((moved > protocol.saccade) & before, SACCADE, FIXATION)
     kind = np.where(outside, OUTSIDE, kind)
@@ -325,7 +334,9 @@ class OpenGazeVideo(OpenItem):
             return read_ego4d_gaze(item.gaze_file, nominal)
         frames = self.frames
         if not isinstance(frames, AriaRecording):
-            raise DataError(f"{item.name}: gaze directions need the recording's camera: keep recording.vrs beside them.")
+            raise DataError(
+                f"{item.name}: gaze directions need the recording's camera: keep recording.vrs beside them."
+            )
         rows = frames.gaze(item.gaze_file)[nearest(times - times[0], nominal)]
         tracked = rows[:, 3] != UNTRACKED
         found = classify(rows[:, 1], rows[:, 2], tracked, protocol)
@@ -351,6 +362,7 @@ class OpenVrs:
     path: Path
 
     def __call__(self) -> AriaRecording:
+        """Return the recording, not yet opened."""
         return AriaRecording(self.path)
 
 
@@ -458,7 +470,9 @@ class GazeClips(Dataset[Sample]):
             frames = frames - round(opened.item.start * self.protocol.fps)
         missing = frames >= len(table)
         if missing.all():
-            raise DataError(f"the gaze ends {frames[0] - len(table) + 1} frames before the first one to predict.")
+            raise DataError(
+                f"the gaze ends {frames[0] - len(table) + 1} frames before the first one to predict."
+            )
         rows = table[np.minimum(frames, len(table) - 1)].copy()
         rows[missing] = (*self.protocol.untracked, UNTRACKED)
         return rows
@@ -479,7 +493,11 @@ class GazeClips(Dataset[Sample]):
         short = round(min(size) * float(random.uniform(1.0, most)))
         height, width = images.shape[1:3]
         scale = short / min(height, width)
-        resized = (short, max(int(width * scale), size[1])) if height <= width else (max(int(height * scale), size[0]), short)
+        resized = (
+            (short, max(int(width * scale), size[1]))
+            if height <= width
+            else (max(int(height * scale), size[0]), short)
+        )
         frames = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
         frames = resize_frames(frames, resized, antialias=self.spec.antialias)
         offset = []
@@ -564,7 +582,7 @@ class GazeDataModule(SaliencyDataModule):
             segments, and the last quarter of the recordings, by name, tests.
         val_fraction: share of the training recordings that validates instead; 0 validates on the test list, as the
             authors did, who so chose their checkpoints on it.
-        stored_spectrograms: take the authors' stored spectrograms where they lie beside the clips, instead of the sound.
+        stored_spectrograms: take the authors' stored spectrograms beside the clips instead of the sound.
         batch_size: clips of a training batch.
         eval_batch_size: clips of a validation or test batch.
         options: see `SaliencyDataModule` (`num_workers`, `seed`, `flip`, `strict`, `limit`, `spec`).
@@ -622,7 +640,9 @@ class GazeDataModule(SaliencyDataModule):
         if path.is_file():
             segments = read_segments(path)
         elif self.lists is not None:
-            raise DataError(f"{path}: there is no such list of clips; lists= names the folder of the authors' csv files.")
+            raise DataError(
+                f"{path}: there is no such list of clips; lists= names the folder of the authors' csv files."
+            )
         else:
             names = sorted(self.recordings())
             tested = set(names[len(names) - max(1, len(names) // 4) :]) if len(names) > 1 else set(names)
@@ -677,7 +697,11 @@ class GazeDataModule(SaliencyDataModule):
         items: dict[str, tuple[int, GazeVideo]] = {}
         which: list[int] = []
         for segment in listed:
-            if self.limit is not None and segment.video not in {s.video for s in segments[-1:]} and len({s.video for s in segments}) >= self.limit:
+            if (
+                self.limit is not None
+                and segment.video not in {s.video for s in segments[-1:]}
+                and len({s.video for s in segments}) >= self.limit
+            ):
                 continue
             found = find(segment)
             if isinstance(found, str):
@@ -748,7 +772,11 @@ class GazeDataModule(SaliencyDataModule):
 
     def setup(self, stage: str) -> None:
         """Find the segments of a stage, and read one clip of each split, so that errors come before training."""
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+        }
         for split in splits.get(stage, ("test",)):
             self.gaze_segments(split)
             self._dataset(split, train=split == "train")[0]
@@ -784,13 +812,17 @@ class GazeDataModule(SaliencyDataModule):
         rank, world = self._ranks()
         sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world)
         drop = len(sampler) >= self.batch_size
-        return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, collate_fn=collate_gaze, drop_last=drop)
+        return self._loader(
+            dataset, sampler=sampler, batch_size=self.batch_size, collate_fn=collate_gaze, drop_last=drop
+        )
 
     def _eval_loader(self, split: Split) -> Any:
         dataset = self.eval_dataset(split)
         rank, world = self._ranks()
         sampler = ShareSampler(len(dataset), rank=rank, world_size=world)
-        return self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size, collate_fn=collate_gaze)
+        return self._loader(
+            dataset, sampler=sampler, batch_size=self.eval_batch_size, collate_fn=collate_gaze
+        )
 
 
 def _duration(item: GazeVideo) -> float:
@@ -855,8 +887,8 @@ class Ego4DGazeDataModule(GazeDataModule):
 class AriaGazeDataModule(GazeDataModule):
     """Gaze of Aria Everyday Activities (143 recordings): 10,456 training and 2,901 test segments.
 
-    Original download below the root: `<recording>/recording.vrs` with `mps/eye_gaze/general_eye_gaze.csv` (or
-    `personalized_…`, or the file beside the recording); needs the extra `aria`. Or the authors' pre-processed `clips/`,
+    Original download below the root: `<recording>/recording.vrs` with `mps/eye_gaze/general_eye_gaze.csv` (else
+    `personalized_…`; or the file beside the recording); needs the extra `aria`. Or the authors' pre-processed `clips/`,
     `gaze_frame_label/`, `clips.audio_24kHz(_stft)/`. The published lists use the pilot's names: `names` (or
     `aria_video_ids_matching.xlsx` beside the lists) matches them to the current ones.
     Get it: https://www.projectaria.com/datasets/aea/ (licence agreement).
@@ -874,7 +906,9 @@ class AriaGazeDataModule(GazeDataModule):
     clip_folders = ("clips",)
     stride = 2
 
-    def __init__(self, root: str | Path | None = None, *, names: str | Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, root: str | Path | None = None, *, names: str | Path | None = None, **options: Any
+    ) -> None:
         super().__init__(root, **options)
         self.names = Path(names).expanduser() if names is not None else None
 
@@ -888,8 +922,7 @@ class AriaGazeDataModule(GazeDataModule):
     def recording(self, video: str) -> GazeVideo | None:
         """Return the recording of that name, old or new, with its directions of gaze."""
         root = self.require_root()
-        other = self._other_names.get(video)
-        for name in (video, other, *([_long_name(n) for n in (video, other) if n])):
+        for name in (video, self._other_names.get(video)):
             if name and (folder := root / name).is_dir() and (vrs := _vrs(folder)) is not None:
                 return GazeVideo(
                     f"{self.set_name}/{video}", None, None, OpenVrs(vrs), gaze_file=_mps_gaze(folder),
@@ -907,18 +940,13 @@ class AriaGazeDataModule(GazeDataModule):
         return [p.name for p in self.require_root().iterdir() if p.is_dir() and _vrs(p) is not None]
 
 
-def _long_name(name: str) -> str:
-    """Return `locA_scriptB_seqC_recD` as the download spells it: `locA_scriptB_seqC_recD` or without blanks."""
-    return name.replace("-", "_").replace(" ", "_")
-
-
 def _vrs(folder: Path) -> Path | None:
     found = folder / "recording.vrs"
     return found if found.is_file() else next(iter(sorted(folder.glob("*.vrs"))), None)
 
 
 def _mps_gaze(folder: Path) -> Path | None:
-    names = ("personalized_eye_gaze.csv", "general_eye_gaze.csv", "generalized_eye_gaze.csv", "eyegaze.csv")
+    names = ("general_eye_gaze.csv", "personalized_eye_gaze.csv", "generalized_eye_gaze.csv", "eyegaze.csv")
     for place in (folder / "mps" / "eye_gaze", folder / "eye_gaze", folder):
         for name in names:
             if (place / name).is_file():

@@ -53,9 +53,17 @@ _COORDINATES = (
         ("gaze_y_px", "b_por_y_px", "l_por_y_px", "r_por_y_px", "y_px", "gaze_position_y_px", "y_pixels"),
         "pixels",
     ),
-    _Dialect(("yaw_rads_cpf", "yaw_rads", "yaw_rad", "azimuth_rad"), ("pitch_rads_cpf", "pitch_rads", "pitch_rad", "elevation_rad"), "radians"),
+    _Dialect(
+        ("yaw_rads_cpf", "yaw_rads", "yaw_rad", "azimuth_rad"),
+        ("pitch_rads_cpf", "pitch_rads", "pitch_rad", "elevation_rad"),
+        "radians",
+    ),
     _Dialect(("azimuth_deg", "yaw_deg", "x_deg"), ("elevation_deg", "pitch_deg", "y_deg"), "degrees"),
-    _Dialect(("x", "gaze_x", "gazex", "por_x", "fixation_x", "pos_x"), ("y", "gaze_y", "gazey", "por_y", "fixation_y", "pos_y"), None),
+    _Dialect(
+        ("x", "gaze_x", "gazex", "por_x", "fixation_x", "pos_x"),
+        ("y", "gaze_y", "gazey", "por_y", "fixation_y", "pos_y"),
+        None,
+    ),
     # Vergence files have a yaw for each eye: the mean is the direction of both.
     _Dialect(("left_yaw_rads_cpf",), ("pitch_rads_cpf", "left_pitch_rads_cpf"), "radians"),
 )  # fmt: skip
@@ -148,9 +156,9 @@ class GazeTable:
             )
         if len(times) and (self.time[-1] < times[0] - max_gap or self.time[0] > times[-1] + max_gap):
             raise DataError(
-                f"{self.path}: gaze runs from {self.time[0]:.3f} to {self.time[-1]:.3f} s, the video from {times[0]:.3f} to "
-                f"{times[-1]:.3f} s: they do not meet. Gaze and video are on different clocks (pass the offset) or "
-                "the time unit is not the file's (pass time_unit)."
+                f"{self.path}: gaze runs from {self.time[0]:.3f} to {self.time[-1]:.3f} s, the video from "
+                f"{times[0]:.3f} to {times[-1]:.3f} s: they do not meet. Gaze and video are on different "
+                "clocks (pass the offset) or the time unit is not the file's (pass time_unit)."
             )
         after = np.clip(np.searchsorted(self.time, times), 1, max(len(self) - 1, 1))
         if len(self) == 1:
@@ -285,7 +293,8 @@ def _open(path: Path) -> tuple[list[str], list[list[str]]]:
     header = next(reader)
     if all(_number(cell) == _number(cell) for cell in header):
         raise DataError(
-            f"{path}: the first line is numbers ({lines[0][:60]}), not column names; add a header such as 'time_s,x_norm,y_norm'."
+            f"{path}: the first line is numbers ({lines[0][:60]}), not column names; add a header such as "
+            "'time_s,x_norm,y_norm'."
         )
     return header, list(reader)
 
@@ -365,16 +374,16 @@ def _guess_units(path: Path, x: FloatArray, y: FloatArray, size: tuple[int, int]
         return "normalised"
     if (values < -1.5).mean() > 0.2:
         raise DataError(
-            f"{tell}{(values < -1.5).mean():.0%} of the values are below zero (from {values.min():g} to {values.max():g}), as "
-            "angles are. Pass units='degrees' or 'radians', or units='pixels' if they are."
+            f"{tell}{(values < -1.5).mean():.0%} of the values are below zero (from {values.min():g} to "
+            f"{values.max():g}), as angles are. Pass units='degrees' or 'radians', or units='pixels' if they are."
         )
     if high > 10:
         if size is not None:
             scale = max(np.nanquantile(x, 0.9) / size[1], np.nanquantile(y, 0.9) / size[0])
             if scale > 1.2:
                 raise DataError(
-                    f"{tell}they reach x={np.nanquantile(x, 0.9):g}, y={np.nanquantile(y, 0.9):g}, far outside a picture of "
-                    f"{size[1]}x{size[0]}. Pass the size in pixels that the gaze was recorded on."
+                    f"{tell}they reach x={np.nanquantile(x, 0.9):g}, y={np.nanquantile(y, 0.9):g}, far outside a "
+                    f"picture of {size[1]}x{size[0]}. Pass the size in pixels that the gaze was recorded on."
                 )
         return "pixels"
     raise DataError(
@@ -416,8 +425,8 @@ def _time_unit(
     if unit is not None:
         if spacing is not None and not 0.2 <= 1 / (spacing * SECONDS[unit]) <= 2 * RATES[1]:
             raise DataError(
-                f"{path}: samples {spacing:g} {unit} apart would be {1 / (spacing * SECONDS[unit]):g} Hz, which no eye tracker "
-                f"records; column {name!r} is not in {unit}. Pass the right time_unit."
+                f"{path}: samples {spacing:g} {unit} apart would be {1 / (spacing * SECONDS[unit]):g} Hz, which no eye "
+                f"tracker records; column {name!r} is not in {unit}. Pass the right time_unit."
             )
         return unit
     if spacing is None:

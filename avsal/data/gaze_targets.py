@@ -34,6 +34,7 @@ def gaze_density(
     Returns:
         (..., h, w) float32.
     """
+
     def axis(values: Tensor, count: int) -> Tensor:
         offset = torch.arange(count, dtype=torch.float64) - (values.double() * count).round()[..., None]
         weights = torch.exp(-0.5 * (offset / sigma) ** 2)

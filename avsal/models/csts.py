@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from avsal.nn.mvit import (
     resize_times,
     to_grid,
     to_tokens,
+    with_positions,
 )
 from avsal.nn.state import load_exact, strip_prefix
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
@@ -83,7 +84,9 @@ POWER_FLOOR = 1e-6
 REDUCTION = 32
 
 
-def clip_spec(task: Task, timing: Timing, size: tuple[int, int], frames: int, sample_rate: int | None) -> ClipSpec:
+def clip_spec(
+    task: Task, timing: Timing, size: tuple[int, int], frames: int, sample_rate: int | None
+) -> ClipSpec:
     """Return the clip that CSTS eats (table of frame sampling in the released loader).
 
     Args:
@@ -140,7 +143,9 @@ class SpectrogramWindows(nn.Module):
     ) -> None:
         super().__init__()
         if window > 2 * bins - 1:
-            raise ConfigError(f"A window of {window} samples needs at least {(window + 2) // 2} frequency bins, not {bins}.")
+            raise ConfigError(
+                f"A window of {window} samples needs at least {(window + 2) // 2} frequency bins, not {bins}."
+            )
         self.bins, self.columns, self.sample_rate, self.hop = bins, columns, sample_rate, hop
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 
@@ -160,42 +165,53 @@ class SpectrogramWindows(nn.Module):
             )
             return torch.log(spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR)
 
-    def centres(self, frame_times: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the centre column (B, T) of every frame's window and the columns (B,) of each waveform.
+    def centres(self, frame_times: Tensor, seconds: Tensor, columns: Tensor) -> Tensor:
+        """Return the centre column (B, T) of every frame's window.
 
         round-half-even(time / duration * columns), clamped so that the window stays inside the observed sound:
         near its ends several frames share one window.
 
         Args:
             frame_times: (B, T) seconds from the first sample.
-            length: (B,) samples that belong to the clip.
+            seconds: (B,) duration of the observed sound.
+            columns: (B,) columns of its spectrogram.
         """
-        columns = length // self.hop
-        duration = length.clamp_min(1).to(torch.float64) / self.sample_rate
-        # Six decimals take away the division's noise, so that true halves go to the even column.
-        place = (frame_times.to(torch.float64) / duration[:, None] * columns[:, None]).round(decimals=6)
+        place = frame_times.to(torch.float64) / seconds.to(torch.float64)[:, None] * columns[:, None]
         half = self.columns // 2
         last = (columns - 1 - half).clamp_min(half)
-        return torch.minimum(place.round().long().clamp_min(half), last[:, None]), columns
+        # Six decimals take away the division's noise, so that true halves go to the even column.
+        return torch.minimum(place.round(decimals=6).round().long().clamp_min(half), last[:, None])
+
+    def cut(self, spectrogram: Tensor, columns: Tensor, seconds: Tensor, frame_times: Tensor) -> Tensor:
+        """Return the windows (B, 1, T, bins, columns) of log-spectrograms.
+
+        Args:
+            spectrogram: (B, bins, C) of the observed sound, from its first sample on.
+            columns: (B,) columns that belong to each; the rest, and what a short one lacks, is silence.
+            seconds: (B,) duration of the observed sound.
+            frame_times: (B, T) seconds from the first sample.
+        """
+        if spectrogram.shape[1] != self.bins:
+            raise ConfigError(
+                f"Spectrograms of {spectrogram.shape[1]} frequency bins for a network of {self.bins}."
+            )
+        silence = math.log(POWER_FLOOR)
+        seen = torch.arange(spectrogram.shape[2], device=spectrogram.device) < columns[:, None]
+        spectrogram = spectrogram.masked_fill(~seen[:, None], silence)
+        spectrogram = F.pad(spectrogram, (0, max(self.columns - spectrogram.shape[2], 0)), value=silence)
+        offsets = torch.arange(self.columns, device=spectrogram.device) - self.columns // 2
+        index = (self.centres(frame_times, seconds, columns)[..., None] + offsets).flatten(1)
+        windows = spectrogram.gather(2, index[:, None].expand(-1, self.bins, -1))
+        return windows.unflatten(2, (frame_times.shape[1], self.columns)).transpose(1, 2)[:, None]
 
     def forward(self, waveform: Tensor, length: Tensor, has_audio: Tensor, frame_times: Tensor) -> Tensor:
-        """Return the windows (B, 1, T, bins, columns).
-
-        A waveform shorter than one window is followed by silence; missing sound is silence.
-        """
+        """Return the windows (B, 1, T, bins, columns); missing sound is silence."""
         inside = torch.arange(waveform.shape[1], device=waveform.device) < length[:, None]
-        waveform = waveform.float() * (inside & has_audio[:, None])
-        spectrogram = self.spectrogram(waveform)
-        centres, columns = self.centres(frame_times, length)
-        needed = int(max(int(columns.max()), self.columns))
-        # Columns past a clip's own end would show half a window of its last samples: they count as silence.
-        seen = torch.arange(spectrogram.shape[2], device=waveform.device) < columns[:, None]
-        spectrogram = spectrogram.masked_fill(~seen[:, None], math.log(POWER_FLOOR))
-        spectrogram = F.pad(spectrogram, (0, max(needed - spectrogram.shape[2], 0)), value=math.log(POWER_FLOOR))
-        offsets = torch.arange(self.columns, device=waveform.device) - self.columns // 2
-        index = (centres[..., None] + offsets).flatten(1)[:, None].expand(-1, self.bins, -1)
-        windows = spectrogram.gather(2, index).unflatten(2, (frame_times.shape[1], self.columns))
-        return windows.transpose(1, 2)[:, None]
+        spectrogram = self.spectrogram(waveform.float() * (inside & has_audio[:, None]))
+        # The last column whose samples have all been heard.
+        columns = length // self.hop
+        seconds = length.clamp_min(1).to(torch.float64) / self.sample_rate
+        return self.cut(spectrogram, columns, seconds, frame_times)
 
 
 class CSTS(SaliencyNetwork):
@@ -256,9 +272,13 @@ class CSTS(SaliencyNetwork):
         choice("timing", timing, tuple(TIMING))
         choice("fusion", fusion, tuple(FUSIONS))
         if contrast not in FUSIONS[fusion]:
-            raise ConfigError(f"contrast={contrast!r} is not defined for fusion={fusion!r}; allowed: {', '.join(FUSIONS[fusion])}.")
+            raise ConfigError(
+                f"contrast={contrast!r} is not defined for fusion={fusion!r}; allowed: {', '.join(FUSIONS[fusion])}."
+            )
         if len(depths) != 4 or len(audio_depths) != 4 or min(*depths, *audio_depths) < 1:
-            raise ConfigError(f"depths={tuple(depths)}, audio_depths={tuple(audio_depths)}: four stages of at least one block each.")
+            raise ConfigError(
+                f"depths={tuple(depths)}, audio_depths={tuple(audio_depths)}: four stages of at least one block each."
+            )
         for name, value in (("size", size), ("spectrogram", spectrogram)):
             for side in value:
                 check_multiple(name, side, REDUCTION)
@@ -266,13 +286,14 @@ class CSTS(SaliencyNetwork):
         check_multiple("embed_dim", embed_dim, heads)
         self.task, self.fusion, self.contrast = task, fusion, contrast
         self.hears = fusion != "vision-only"
-        self.spec = clip_spec(task, timing, tuple(size), frames, sample_rate if self.hears else None)
+        self.spec = clip_spec(task, timing, (size[0], size[1]), frames, sample_rate if self.hears else None)
         #: Set it to have the fusion's attention in `aux` ("spatial_attention", "spatial_correlation",
         #: "temporal_attention"): the maps of Figure 5.
         self.attention_maps = False
 
         dim, top = embed_dim, embed_dim * 8
-        grid, audio_grid = (tuple(s // REDUCTION for s in pair) for pair in (size, spectrogram))
+        grid = (1, size[0] // REDUCTION, size[1] // REDUCTION)
+        audio_grid = (1, spectrogram[0] // REDUCTION, spectrogram[1] // REDUCTION)
         self.stem_grid = (size[0] // 4, size[1] // 4)
         self.audio_stem_grid = (spectrogram[0] // 4, spectrogram[1] // 4)
         self.patch_embed = PatchEmbed(3, dim)
@@ -290,11 +311,11 @@ class CSTS(SaliencyNetwork):
             self.blocks_audio = encoder_blocks(dim, audio_depths, heads, pool_eps=pool_eps)
             positions += [self.pos_embed_spatial_audio, self.pos_embed_temporal_audio]
         if fusion in ("s-fusion", "sts"):
-            self.audio_pool = nn.Conv3d(top, top, (1, *audio_grid))
+            self.audio_pool = nn.Conv3d(top, top, audio_grid)
             self.spatial_fusion = MultiscaleBlock(top, top, 8 * heads)
         if fusion in ("t-fusion", "sts"):
-            self.vision_pool = nn.Conv3d(top, top, (1, *grid))
-            self.audio_pool2 = nn.Conv3d(top, top, (1, *audio_grid))
+            self.vision_pool = nn.Conv3d(top, top, grid)
+            self.audio_pool2 = nn.Conv3d(top, top, audio_grid)
             self.temporal_fusion = MultiscaleBlock(top, top, 8 * heads)
         if fusion == "linear":
             # The paper leaves hidden size and activation open: D and GELU here.
@@ -352,21 +373,18 @@ class CSTS(SaliencyNetwork):
             has_audio = torch.ones(batch, dtype=torch.bool, device=device)
         if frame_times is None:
             assert self.spec.audio is not None
-            times = self.spec.audio.before + self.spec.step * torch.arange(self.spec.frames, dtype=torch.float64)
+            times = self.spec.audio.before + self.spec.step * torch.arange(
+                self.spec.frames, dtype=torch.float64
+            )
             frame_times = times.to(device).expand(batch, -1)
         return self.windows(waveform, audio_length, has_audio, frame_times)
 
     # -- network -------------------------------------------------------------------------------------
 
-    def _embed(self, x: Tensor, stem: PatchEmbed, spatial: Tensor, temporal: Tensor, source: tuple[int, int]) -> tuple[Tensor, Grid]:
-        tokens, grid = stem(x)
-        spatial = resize_positions(spatial, grid[1:], source=source)
-        position = resize_times(temporal, grid[0])[:, :, None] + spatial[:, None]
-        return tokens + position.flatten(1, 2), grid
-
     def _encode_video(self, video: Tensor) -> tuple[Tensor, Grid, list[Tensor], Grid]:
         """Return the last tokens, their grid, the skips from coarse to fine, and the stem's grid."""
-        tokens, grid = self._embed(video, self.patch_embed, self.pos_embed_spatial, self.pos_embed_temporal, self.stem_grid)
+        tokens, grid = self.patch_embed(video)
+        tokens = with_positions(tokens, grid, self.pos_embed_spatial, self.pos_embed_temporal, self.stem_grid)
         stem_grid, skips = grid, [tokens]
         for index, block in enumerate(self.blocks):
             tokens, grid, _ = block(tokens, grid)
@@ -375,12 +393,9 @@ class CSTS(SaliencyNetwork):
         return tokens, grid, skips[::-1], stem_grid
 
     def _encode_audio(self, audio: Tensor) -> tuple[Tensor, Grid]:
-        tokens, grid = self._embed(
-            audio,
-            self.patch_embed_audio,
-            self.pos_embed_spatial_audio,
-            self.pos_embed_temporal_audio,
-            self.audio_stem_grid,
+        tokens, grid = self.patch_embed_audio(audio)
+        tokens = with_positions(
+            tokens, grid, self.pos_embed_spatial_audio, self.pos_embed_temporal_audio, self.audio_stem_grid
         )
         for block in self.blocks_audio:
             tokens, grid, _ = block(tokens, grid)
@@ -395,14 +410,18 @@ class CSTS(SaliencyNetwork):
             volume = F.interpolate(volume, size=(grid[0], *kernel), mode="trilinear", align_corners=False)
         return to_tokens(pool(volume))
 
-    def _spatial(self, video: Tensor, audio: Tensor, grid: Grid, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _spatial(
+        self, video: Tensor, audio: Tensor, grid: Grid, aux: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """In-frame attention, Equations 1-5: the cross-frame mask leaves T independent groups of N + 1 tokens.
 
         Returns u_{v,s} (B, T*N, C) and u_{a,s} (B, T, C).
         """
         steps = grid[0]
         groups = torch.cat([video.unflatten(1, (steps, -1)), audio[:, :, None]], dim=2).flatten(0, 1)
-        fused, _, weights = self.spatial_fusion(groups, (1, 1, groups.shape[1]), attention=self.attention_maps)
+        fused, _, weights = self.spatial_fusion(
+            groups, (1, 1, groups.shape[1]), attention=self.attention_maps
+        )
         fused = fused.unflatten(0, (-1, steps))
         if weights is not None:
             weights = weights.unflatten(0, (-1, steps))
@@ -413,7 +432,9 @@ class CSTS(SaliencyNetwork):
     def _temporal(self, video: Tensor, audio: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cross-frame attention among one token per step and modality, Equation 6; (B, T, C) each."""
         tokens = torch.cat([video, audio], dim=1)
-        fused, _, weights = self.temporal_fusion(tokens, (1, 1, tokens.shape[1]), attention=self.attention_maps)
+        fused, _, weights = self.temporal_fusion(
+            tokens, (1, 1, tokens.shape[1]), attention=self.attention_maps
+        )
         if weights is not None:
             aux["temporal_attention"] = weights
         return fused[:, : video.shape[1]], fused[:, video.shape[1] :]
@@ -453,11 +474,15 @@ class CSTS(SaliencyNetwork):
 
     def _decode(self, tokens: Tensor, grid: Grid, skips: list[Tensor], stem_grid: Grid) -> Tensor:
         *coarse, stem = skips
-        for block, skip in zip((self.decode_block1, self.decode_block2, self.decode_block3), coarse, strict=True):
+        for block, skip in zip(
+            (self.decode_block1, self.decode_block2, self.decode_block3), coarse, strict=True
+        ):
             tokens, grid, _ = block(tokens, grid)
             tokens = tokens + skip
         tokens, grid, _ = self.decode_block4(tokens, grid)
-        skip = F.interpolate(to_grid(stem, stem_grid), scale_factor=(2.0, 1.0, 1.0), mode="trilinear", align_corners=False)
+        skip = F.interpolate(
+            to_grid(stem, stem_grid), scale_factor=(2.0, 1.0, 1.0), mode="trilinear", align_corners=False
+        )
         return self.classifier(to_grid(tokens, grid) + skip)[:, 0]
 
     def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
@@ -480,9 +505,13 @@ class CSTS(SaliencyNetwork):
         aux: dict[str, Tensor] = {}
         if self.hears:
             if audio_input is None:
-                raise ConfigError(f"fusion={self.fusion!r} needs audio_input (B, 1, T, bins, columns); pass what frontend() returns.")
+                raise ConfigError(
+                    f"fusion={self.fusion!r} needs audio_input (B, 1, T, bins, columns); pass what frontend() returns."
+                )
             if audio_input.shape[2] != video.shape[2]:
-                raise ConfigError(f"{audio_input.shape[2]} spectrograms for {video.shape[2]} frames; give one per frame.")
+                raise ConfigError(
+                    f"{audio_input.shape[2]} spectrograms for {video.shape[2]} frames; give one per frame."
+                )
             audio, audio_grid = self._encode_audio(audio_input)
             tokens, pairs = self._fuse(tokens, grid, audio, audio_grid, aux)
             if self.contrast != "none":
@@ -510,12 +539,18 @@ class CSTS(SaliencyNetwork):
         inner = state_dict.get("model_state", state_dict)
         theirs = published_encoder(strip_prefix(inner))  # type: ignore[arg-type]
         if "pos_embed_spatial" in theirs:
-            theirs["pos_embed_spatial"] = resize_positions(theirs["pos_embed_spatial"], self.stem_grid, mode=positions)
+            theirs["pos_embed_spatial"] = resize_positions(
+                theirs["pos_embed_spatial"], self.stem_grid, mode=positions
+            )
         if "pos_embed_temporal" in theirs:
-            theirs["pos_embed_temporal"] = resize_times(theirs["pos_embed_temporal"], self.pos_embed_temporal.shape[1])
+            theirs["pos_embed_temporal"] = resize_times(
+                theirs["pos_embed_temporal"], self.pos_embed_temporal.shape[1]
+            )
         names = ("pos_embed_spatial", "pos_embed_temporal", "patch_embed.", "blocks.")
         own = {name: value for name, value in self.state_dict().items() if name.startswith(names)}
-        wrong = [n for n, v in own.items() if n not in theirs or theirs[n].shape != v.shape] + sorted(set(theirs) - set(own))
+        wrong = [n for n, v in own.items() if n not in theirs or theirs[n].shape != v.shape] + sorted(
+            set(theirs) - set(own)
+        )
         if wrong:
             raise WeightsError(
                 f"The MViT weights do not fit this video encoder in {len(wrong)} entries: {', '.join(wrong[:8])}. "
@@ -523,3 +558,255 @@ class CSTS(SaliencyNetwork):
             )
         self.load_state_dict(theirs, strict=False)
         return sorted(own)
+
+
+class CSTSModule(SaliencyModule):
+    """CSTS with its loss, its recipe and the gaze metrics.
+
+    Loss: KL of the target from the prediction (`avsal.losses.reverse_kl`), divided by log(h w) and averaged over frames
+    and clips, plus alpha times the contrastive loss (Eq. 9) over the batch of all processes. Recipe: AdamW (0.9,
+    0.999), 15 epochs, batch 8 in total, rate 1e-4 falling to 1e-6 by a cosine in every iteration, weight decay 0.05
+    except for one-dimensional parameters, gradients clipped to norm 1, float32.
+
+    Args:
+        task, timing, fusion, contrast, size, frames, embed_dim, heads, depths, audio_depths, drop_path, contrast_dim,
+            spectrogram, sample_rate, window, hop: see `CSTS`.
+        contrast: None is "post" for `fusion="sts"` (CSTS itself) and "none" for any other fusion.
+        alpha: weight of the contrastive loss; None is 0.05 for anticipation and 0.01 for estimation (released
+            configurations).
+        loss_frames: which frames train: "all" (released: untracked and outside ones too), "tracked", or "fixations".
+            Frames without any annotation never do.
+        metric_thresholds: where the adaptive F1 looks for its threshold; None is the data set's own list.
+        lr: rate at the start.
+        min_lr: rate at the end.
+        weight_decay: decay of parameters with two or more dimensions, position embeddings too.
+        clip_norm: largest L2 norm of the gradients, unless the Trainer has its own; 0 for none.
+        positions: how the Kinetics weights' position embedding is resized, "2-D" or "1-D" (released).
+        backbone: registry name or file of MViT-B's Kinetics weights, loaded when training starts.
+        init_from: a checkpoint of which every fitting parameter is copied when training starts, after the backbone.
+    """
+
+    paper = "lai2024csts"
+    network: CSTS
+
+    def __init__(
+        self,
+        task: Task = "anticipation",
+        timing: Timing = "ego4d",
+        fusion: str = "sts",
+        contrast: str | None = None,
+        size: tuple[int, int] = (256, 256),
+        frames: int = 8,
+        embed_dim: int = 96,
+        heads: int = 1,
+        depths: Sequence[int] = (1, 2, 11, 2),
+        audio_depths: Sequence[int] = (1, 1, 1, 1),
+        drop_path: float = 0.2,
+        contrast_dim: int = 256,
+        spectrogram: tuple[int, int] = (256, 256),
+        sample_rate: int = 24000,
+        window: int = 240,
+        hop: int = 120,
+        alpha: float | None = None,
+        loss_frames: Literal["all", "tracked", "fixations"] = "all",
+        metric_thresholds: str | Sequence[float] | None = None,
+        lr: float = 1e-4,
+        min_lr: float = 1e-6,
+        weight_decay: float = 0.05,
+        clip_norm: float = 1.0,
+        positions: Literal["2-D", "1-D"] = "2-D",
+        backbone: str | None = None,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        choice("fusion", fusion, tuple(FUSIONS))
+        choice("loss_frames", loss_frames, ("all", "tracked", "fixations"))
+        choice("positions", positions, ("2-D", "1-D"))
+        if contrast is None:
+            contrast = "post" if fusion == "sts" else "none"
+        self.save_hyperparameters(logger=False)
+        self.alpha = alpha if alpha is not None else (0.05 if task == "anticipation" else 0.01)
+        self.network = CSTS(
+            task=task,
+            timing=timing,
+            fusion=fusion,
+            contrast=contrast,
+            size=size,
+            frames=frames,
+            embed_dim=embed_dim,
+            heads=heads,
+            depths=depths,
+            audio_depths=audio_depths,
+            drop_path=drop_path,
+            contrast_dim=contrast_dim,
+            spectrogram=spectrogram,
+            sample_rate=sample_rate,
+            window=window,
+            hop=hop,
+        )
+
+    def forward(self, batch: Batch) -> SaliencyOutput:
+        """Return the network's output for a batch of clips, from stored spectrograms where it has them."""
+        if "spectrogram" in batch and self.network.hears:
+            windows = self.network.windows.cut(
+                batch["spectrogram"], batch["columns"], batch["seconds"], batch["frame_times"]
+            )
+            return self.network.core(batch["video"], windows)
+        return super().forward(batch)
+
+    # -- weights -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_authors(cls, state_dict: Mapping[str, Tensor], **options: Any) -> Self:
+        """Build the module from the authors' state dict; our parameter names are theirs.
+
+        Sizes follow from the entries: frames, frame size, channels, and whether it was trained with the contrastive
+        loss (entries `vision_proj` and `audio_proj`). The same entries serve both tasks and both data sets.
+
+        Args:
+            state_dict: entries, perhaps with `module.` before them.
+            **options: the module's constructor arguments; `task` and `timing` where not Ego4D anticipation.
+
+        Raises:
+            WeightsError: names the entries that are missing, left over or of another shape.
+        """
+        entries = strip_prefix(state_dict)
+        found = {**_sizes(entries), **options}
+        if found.get("fusion", "sts") == "sts" and "vision_proj.weight" not in entries:
+            found.setdefault("contrast", "none")
+        module = cls(**found)
+        unused = [] if module.network.contrast != "none" else [r"^vision_proj\.", r"^audio_proj\."]
+        load_exact(module.network, entries, unused=unused, what="CSTS checkpoint")
+        return module.eval()
+
+    def setup(self, stage: str) -> None:
+        """Load the Kinetics weights, then `init_from`, before training starts."""
+        source = self.hparams["backbone"]
+        if stage == "fit" and source:
+            from avsal.zoo import load_state
+
+            loaded = self.network.from_published(load_state(source), positions=self.hparams["positions"])
+            self.print(f"Initialised the video encoder ({len(loaded)} entries) from {source}.")
+        super().setup(stage)
+
+    # -- training ------------------------------------------------------------------------------------
+
+    def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return "loss" = "kl" + alpha "contrastive" (Section 3.3), over the frames that train."""
+        terms = {"kl": self._kl(output, batch)}
+        terms["loss"] = terms["kl"]
+        if "vision_embed" in output.aux:
+            seen, heard = (gather_with_gradient(output.aux[name]) for name in ("vision_embed", "audio_embed"))
+            terms["contrastive"] = contrastive(seen, heard)
+            terms["loss"] = terms["loss"] + self.alpha * terms["contrastive"]
+        return terms
+
+    def _kl(self, output: SaliencyOutput, batch: Batch) -> Tensor:
+        if "density" not in batch:
+            raise ConfigError(
+                "The batch has no gaze maps (`density`) to train on; give the data module a gaze file."
+            )
+        prediction = output.saliency()
+        target = _on_grid(batch["density"].to(prediction), (prediction.shape[-2], prediction.shape[-1]))
+        values = reverse_kl(prediction, target) / math.log(prediction.shape[-2] * prediction.shape[-1])
+        weight = self._trains(batch, values)
+        return (values * weight).sum() / weight.sum().clamp_min(1)
+
+    def _trains(self, batch: Batch, like: Tensor) -> Tensor:
+        """Return (B, T_out) 1 for the frames that train."""
+        frames = self.hparams["loss_frames"]
+        if "gaze_type" in batch:
+            kinds = batch["gaze_type"]
+            chosen = {"all": kinds >= 0, "tracked": kinds != 3, "fixations": kinds == 0}[frames]
+        else:
+            chosen = batch.get("labelled", torch.ones_like(like, dtype=torch.bool))
+        return chosen.to(like)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its cosine, stepped in every iteration."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, self.hparams["min_lr"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip to the recipe's norm unless the Trainer was given another."""
+        limit = gradient_clip_val if gradient_clip_val is not None else self.hparams["clip_norm"]
+        self.clip_gradients(optimizer, limit or None, gradient_clip_algorithm or "norm")
+
+    # -- metrics -------------------------------------------------------------------------------------
+
+    def build_metrics(self, stage: str) -> GazeMetrics:  # type: ignore[override]
+        """Return F1, recall and precision at the data set's adaptive threshold, and AUC in test."""
+        from avsal.metrics.gaze import GazeMetrics
+
+        grid = self.hparams["metric_thresholds"]
+        if grid is None:
+            grid = "estimation" if self.network.task == "estimation" else f"{self.hparams['timing']}_forecast"
+        return GazeMetrics(grid, auc=stage == "test")
+
+    def _update(self, stage: str, output: SaliencyOutput, batch: Batch) -> None:
+        if "density" not in batch:
+            raise ConfigError("The batch has no gaze maps; use `predict` for data without annotations.")
+        # Scored on the grid of the target: the released code's 64x64, whatever the network's own.
+        density = batch["density"]
+        predicted = output.density()
+        if predicted.shape[-2:] != density.shape[-2:]:
+            predicted = F.interpolate(
+                predicted, size=density.shape[-2:], mode="bilinear", align_corners=False
+            )
+        gaze = batch.get("gaze")
+        metrics = self._metric(stage)
+        metrics.update(
+            predicted,
+            density,
+            batch.get("gaze_type"),
+            batch["video_id"],
+            batch["frame"],
+            gaze,
+            batch.get("labelled"),
+        )
+
+
+def _on_grid(density: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps that sum to 1 on a network's grid: cells are averaged, or interpolated if it is finer."""
+    if density.shape[-2:] != size:
+        shrinks = density.shape[-2] >= size[0] and density.shape[-1] >= size[1]
+        density = (
+            F.adaptive_avg_pool2d(density, size)
+            if shrinks
+            else F.interpolate(density, size=size, mode="bilinear", align_corners=False)
+        )
+    total = density.sum((-2, -1), keepdim=True)
+    uniform = 1.0 / (size[0] * size[1])
+    return torch.where(total > 0, density / total.clamp_min(1e-30), torch.full_like(density, uniform))
+
+
+def _sizes(entries: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the constructor arguments that follow from the shapes of a state dict of CSTS."""
+    found: dict[str, Any] = {}
+    if "patch_embed.proj.weight" in entries:
+        found["embed_dim"] = entries["patch_embed.proj.weight"].shape[0]
+    if "pos_embed_temporal" in entries:
+        found["frames"] = 2 * entries["pos_embed_temporal"].shape[1]
+    for name, spatial in (("size", "pos_embed_spatial"), ("spectrogram", "pos_embed_spatial_audio")):
+        side = math.isqrt(entries[spatial].shape[1]) if spatial in entries else 0
+        if side and side * side == entries[spatial].shape[1]:
+            found[name] = (4 * side, 4 * side)
+    if "vision_proj.weight" in entries:
+        found["contrast_dim"] = entries["vision_proj.weight"].shape[0]
+    return found
+
+
+#: What `create_model("csts")` builds.
+MODULE = CSTSModule

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from avsal.errors import ConfigError, WeightsError
+from avsal.nn.state import load_exact, strip_prefix
 
 Grid = tuple[int, int, int]
 
@@ -82,7 +83,7 @@ class PooledAttention(nn.Module):
                 3,
                 q_stride,
                 padding=1,
-                output_padding=tuple(s - 1 for s in q_stride),
+                output_padding=(q_stride[0] - 1, q_stride[1] - 1, q_stride[2] - 1),
                 groups=width,
                 bias=False,
             )
@@ -96,9 +97,7 @@ class PooledAttention(nn.Module):
             self.pool_v = nn.Conv3d(width, width, 3, kv_stride, padding=1, groups=width, bias=False)
             self.norm_v = nn.LayerNorm(width, eps=pool_eps)
 
-    def _resample(
-        self, tokens: Tensor, grid: Grid, conv: nn.Module, norm: nn.Module
-    ) -> tuple[Tensor, Grid]:
+    def _resample(self, tokens: Tensor, grid: Grid, conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Grid]:
         """Resample (B, heads, N, width) tokens; all heads share the convolution."""
         batch, heads = tokens.shape[:2]
         volume = conv(to_grid(tokens.flatten(0, 1), grid))
@@ -298,7 +297,26 @@ def resize_times(temporal: Tensor, frames: int) -> Tensor:
     """Resize a temporal position embedding (1, t, C) linearly to (1, frames, C)."""
     if temporal.shape[1] == frames:
         return temporal
-    return F.interpolate(temporal.transpose(1, 2), size=frames, mode="linear", align_corners=False).transpose(1, 2)
+    return F.interpolate(temporal.transpose(1, 2), size=frames, mode="linear", align_corners=False).transpose(
+        1, 2
+    )
+
+
+def with_positions(
+    tokens: Tensor, grid: Grid, spatial: Tensor, temporal: Tensor, source: tuple[int, int]
+) -> Tensor:
+    """Add separable position embeddings to tokens, resized where the grid is not theirs.
+
+    Args:
+        tokens: (B, T*H*W, C).
+        grid: (T, H, W) of the tokens.
+        spatial: (1, h*w, C), repeated over time.
+        temporal: (1, t, C), repeated over space.
+        source: (h, w) of `spatial`.
+    """
+    spatial = resize_positions(spatial, grid[1:], source=source)
+    position = resize_times(temporal, grid[0])[:, :, None] + spatial[:, None]
+    return tokens + position.flatten(1, 2)
 
 
 def init_weights(module: nn.Module) -> None:
@@ -309,6 +327,48 @@ def init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+class MViT(nn.Module):
+    """MViT-B (version 1) without class token, last norm and head: the video encoder of CSTS by itself.
+
+    Args:
+        size: (height, width) of the frames that the position embeddings are for, multiples of 32.
+        frames: frames of a clip, even.
+        dim: channels after the stem.
+        heads: attention heads in the first stage.
+        depths: blocks per stage.
+        drop_path: rate of the last block.
+        pool_eps: epsilon of the q, k, v norms.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] = (224, 224),
+        frames: int = 16,
+        dim: int = 96,
+        heads: int = 1,
+        depths: Sequence[int] = (1, 2, 11, 2),
+        drop_path: float = 0.0,
+        pool_eps: float = POOL_EPS,
+    ) -> None:
+        super().__init__()
+        self.stem_grid = (size[0] // 4, size[1] // 4)
+        self.patch_embed = PatchEmbed(3, dim)
+        self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.stem_grid), dim))
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, frames // 2, dim))
+        self.blocks = encoder_blocks(dim, depths, heads, drop_path=drop_path, pool_eps=pool_eps)
+        self.apply(init_weights)
+        for position in (self.pos_embed_spatial, self.pos_embed_temporal):
+            nn.init.trunc_normal_(position, std=0.02)
+
+    def forward(self, video: Tensor) -> tuple[Tensor, Grid]:
+        """Map (B, 3, T, H, W) to tokens (B, T/2 * H/32 * W/32, 8 * dim) and their grid."""
+        tokens, grid = self.patch_embed(video)
+        tokens = with_positions(tokens, grid, self.pos_embed_spatial, self.pos_embed_temporal, self.stem_grid)
+        for block in self.blocks:
+            tokens, grid, _ = block(tokens, grid)
+        return tokens, grid
 
 
 # -- published Kinetics-400 weights ------------------------------------------------------------------------
@@ -392,3 +452,33 @@ def published_encoder(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = [mapped.pop(name.replace(".attn.q.", f".attn.{letter}.")) for letter in "qkv"]
         mapped[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
     return mapped
+
+
+def from_published(state_dict: Mapping[str, Tensor]) -> MViT:
+    """Return the encoder with published Kinetics-400 weights, at their own size (224x224, 16 frames).
+
+    The q, k, v norms have torchvision's epsilon where the weights are torchvision's.
+
+    Args:
+        state_dict: see `published_encoder`; a leading `module.` is removed.
+
+    Raises:
+        WeightsError: entries that do not fit, by name.
+    """
+    state_dict = strip_prefix(state_dict)
+    entries = published_encoder(state_dict)
+    missing = [
+        n for n in ("pos_embed_spatial", "pos_embed_temporal", "patch_embed.proj.weight") if n not in entries
+    ]
+    if missing:
+        raise WeightsError(
+            f"MViT weights without {', '.join(missing)}: only separable position embeddings are known."
+        )
+    side = math.isqrt(entries["pos_embed_spatial"].shape[1])
+    network = MViT(
+        (4 * side, 4 * side),
+        2 * entries["pos_embed_temporal"].shape[1],
+        entries["patch_embed.proj.weight"].shape[0],
+        pool_eps=BLOCK_EPS if published_format(state_dict) == "torchvision" else POOL_EPS,
+    )
+    return load_exact(network, entries, what="MViT checkpoint").eval()

@@ -36,20 +36,18 @@ _CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "module
 
 def formats() -> list[str]:
     """Return the formats that `convert` takes: the models whose authors published weights."""
-    from avsal.models import list_models, model_class
+    from avsal.models import list_models
 
-    return [name for name in list_models() if _converts(model_class(name))]
-
-
-def _converts(cls: type[SaliencyModule]) -> bool:
-    """Return whether a class defines `from_authors` itself; the base's only says that there is nothing."""
-    return any("from_authors" in vars(part) for part in cls.__mro__[: cls.__mro__.index(_base())])
+    return [name for name in list_models() if _converts(name)]
 
 
-def _base() -> type[SaliencyModule]:
+def _converts(name: str) -> bool:
+    """Return whether a model's class defines `from_authors` itself; the base's only says that there is nothing."""
     from avsal.models.base import SaliencyModule
 
-    return SaliencyModule
+    # The baselines have no MODULE of their own, and no weights.
+    cls = getattr(import_module(f"avsal.models.{name}"), "MODULE", SaliencyModule)
+    return any("from_authors" in vars(part) for part in cls.__mro__[: cls.__mro__.index(SaliencyModule)])
 
 
 def convert(format: str, state_dict: Mapping[str, Tensor], **options: Any) -> SaliencyModule:
@@ -70,7 +68,7 @@ def convert(format: str, state_dict: Mapping[str, Tensor], **options: Any) -> Sa
     """
     from avsal.models import list_models, model_class
 
-    if format not in list_models() or not _converts(model_class(format)):
+    if format not in list_models() or not _converts(format):
         raise WeightsError(
             f"There is no format {format!r} to convert; the formats are: {', '.join(formats())}."
         )

@@ -66,7 +66,7 @@ def from_pretrained(
             or the entries do not fit the module.
     """
     access = Access(cache_folder(cache_dir), local_files_only, force_download, token)
-    loaded = _load(source, revision, access)
+    loaded = load_checkpoint(source, access, revision)
     module: nn.Module
     if "backbone" in loaded.config:
         module = convert_backbone(str(loaded.config["backbone"]), loaded.state)
@@ -96,15 +96,10 @@ def load_state(
     Raises:
         WeightsError: as `from_pretrained`.
     """
-    loaded = _load(source, revision, Access(cache_folder(cache_dir), local_files_only, token=token))
+    loaded = load_checkpoint(source, Access(cache_folder(cache_dir), local_files_only, token=token), revision)
     if "backbone" in loaded.config:
         return dict(convert_backbone(str(loaded.config["backbone"]), loaded.state).state_dict())
     return {name: _single(value) for name, value in loaded.state.items()}
-
-
-def checkpoint_config(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the configuration of a checkpoint that is on this machine or can be fetched."""
-    return _load(source, None, Access(cache_folder())).config
 
 
 def _single(value: Tensor) -> Tensor:
@@ -135,7 +130,8 @@ def _fill(module: SaliencyModule, loaded: Loaded, strict: bool) -> SaliencyModul
 # -- finding -----------------------------------------------------------------------------------------------
 
 
-def _load(source: str | os.PathLike[str], revision: str | None, access: Access) -> Loaded:
+def load_checkpoint(source: str | os.PathLike[str], access: Access, revision: str | None = None) -> Loaded:
+    """Return entries and configuration of a checkpoint, before a network is built (see `from_pretrained`)."""
     text = os.fspath(source)
     if isinstance(source, str) and text in entries():
         if revision is not None:

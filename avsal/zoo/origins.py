@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ from avsal.errors import WeightsError
 from avsal.zoo.archive import extract_member, is_archive
 from avsal.zoo.cache import (
     Fetched,
+    cache_folder,
     conversion_folder,
     fingerprint,
+    locked,
     offline,
     read_json,
     redact,
     sha256_of,
     write_json,
 )
-from avsal.zoo.conversion import convert, convert_backbone, read_state_dict
+from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
 from avsal.zoo.hub import fetch_from_hub, hub_files
-from avsal.zoo.registry import Checkpoint, HubOrigin, Origin, PageOrigin, ReleaseOrigin, UrlOrigin
+from avsal.zoo.registry import Checkpoint, HubOrigin, Origin, PageOrigin, ReleaseOrigin, UrlOrigin, find
 from avsal.zoo.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -146,12 +149,7 @@ def store_conversion(
     Raises:
         WeightsError: the file is damaged, wants to run code, or does not fit the entry's model.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="unpack-", dir=cache) as work:
-        path = fetched.path
-        if source.member is not None and is_archive(path):
-            path = extract_member(path, source.member, Path(work))
-        state = read_state_dict(path, source.prefix)
+    state = _read_origin(fetched.path, source.member, source.prefix, cache)
     extra: dict[str, Any] = {
         "name": entry.name,
         "task": entry.task,
@@ -165,13 +163,7 @@ def store_conversion(
             "size": fetched.size,
         },
     }
-    if entry.is_backbone:
-        convert_backbone(source.format or entry.model, state)
-        # The published names stay: the backbone's own door reads them again.
-        config = {"backbone": source.format or entry.model, "avsal_version": avsal.__version__, **extra}
-    else:
-        module = convert(source.format or entry.model, state, **entry.arguments)
-        state, config = module.state_dict(), config_of(module, **extra)
+    state, config = _convert(source.format or entry.model, state, entry.arguments, entry.is_backbone, extra)
     folder = write_checkpoint(conversion_folder(entry, cache), state, config, dtype)
     write_json(
         folder / "record.json",
@@ -202,3 +194,107 @@ def converted(entry: Checkpoint, cache: Path) -> Loaded | None:
 def _ours(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state, config = read_safetensors(folder / WEIGHTS_FILE)
     return state, config if config is not None else read_config(folder / CONFIG_FILE)
+
+
+def convert_for_entry(format: str, file: Path, name: str, dtype: torch.dtype | None = None) -> Path:
+    """Convert a file that the user has, and make it known in the cache under a name of the registry.
+
+    Args:
+        format: must be the entry's.
+        file: the authors' file, or the archive that the entry's member is in.
+        name: the entry's name.
+        dtype: storage type of floating-point entries.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        WeightsError: the format is another one, the file's sha256 is known and differs, or it does not fit.
+    """
+    entry = find(name)
+    origins = [source for source in entry.sources if isinstance(source, Origin)]
+    fitting = [source for source in origins if (source.format or entry.model) == format]
+    if not fitting:
+        allowed = sorted({source.format or entry.model for source in origins}) or [
+            "none: it ships with avsal"
+        ]
+        raise WeightsError(f"{name} is not of the format {format!r} but: {', '.join(allowed)}.")
+    digest = sha256_of(file)
+    source = next((one for one in fitting if one.sha256 == digest), fitting[0])
+    if (
+        source.sha256 is not None
+        and source.sha256 != digest
+        and not is_archive(file)
+        and source.member is None
+    ):
+        raise WeightsError(
+            f"{file}: sha256 {digest[:16]}…, expected {source.sha256[:16]}… for {name}; it is another file, or a "
+            f"damaged one. To use it anyway: avsal convert {format} {file} --out DIR"
+        )
+    cache = cache_folder()
+    with locked(cache, f"checkpoint--{name}"):
+        fetched = Fetched(file, f"file:{file.name}", digest, file.stat().st_size)
+        return store_conversion(entry, source, fetched, cache, dtype)
+
+
+def convert_file(
+    format: str,
+    file: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    member: str | None = None,
+    prefix: str | None = None,
+    licence: str = "not-stated",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Convert a file that the user has into a folder that `from_pretrained` takes.
+
+    Args:
+        format: what `convert` or `convert_backbone` takes.
+        file: the authors' file, or an archive.
+        out: is created.
+        options: constructor arguments.
+        member: the file inside the archive.
+        prefix: keep the entries that begin so, without it.
+        licence: of the weights, for the metadata.
+        dtype: storage type of floating-point entries.
+
+    Returns:
+        The folder.
+    """
+    if member is None and is_archive(file):
+        raise WeightsError(f"{file} is an archive; name the file in it with --member (`tar tf` lists them).")
+    state = _read_origin(file, member, prefix, out.parent)
+    extra = {
+        "licence": {"weights": licence},
+        "source": {
+            "origin": f"file:{file.name}",
+            "member": member,
+            "format": format,
+            "sha256": sha256_of(file),
+            "size": file.stat().st_size,
+        },
+    }
+    state, config = _convert(format, state, options, format in BACKBONES, extra)
+    return write_checkpoint(out, state, config, dtype)
+
+
+def _read_origin(path: Path, member: str | None, prefix: str | None, workplace: Path) -> dict[str, Tensor]:
+    workplace.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=workplace) as work:
+        if member is not None and is_archive(path):
+            path = extract_member(path, member, Path(work))
+        return read_state_dict(path, prefix)
+
+
+def _convert(
+    format: str, state: dict[str, Tensor], options: Mapping[str, Any], backbone: bool, extra: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return entries and configuration as they are stored."""
+    if backbone:
+        convert_backbone(format, state)
+        # The published names stay: the backbone's own door reads them again.
+        return state, {"backbone": format, "avsal_version": avsal.__version__, **extra}
+    module = convert(format, state, **options)
+    return module.state_dict(), config_of(module, **extra)

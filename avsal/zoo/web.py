@@ -107,6 +107,24 @@ def _open(url: str, headers: dict[str, str]) -> Any:
     return urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT)
 
 
+def answers(url: str) -> None:
+    """Ask an address for its first byte.
+
+    Raises:
+        WeightsError: it does not answer, or not with a file.
+    """
+    try:
+        with _open(url, {"Range": "bytes=0-0"}) as answer:
+            kind = answer.headers.get_content_type()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise WeightsError(f"the server answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise WeightsError(redact(str(getattr(error, "reason", error)))) from error
+    if kind == "text/html":
+        raise WeightsError("the server answered with a web page")
+
+
 def _download(url: str, partial: Path) -> None:
     """Write the file at `url` to `partial`, going on from what is there if the server confirms that it fits."""
     state = partial.with_name(partial.name + ".json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from avsal.types import ClipSpec
 from avsal.zoo import web
 from avsal.zoo.registry import (
     Checkpoint,
@@ -73,3 +74,13 @@ def all_failed(entry: Checkpoint, reasons: list[tuple[str, str]]) -> str:
         f"  - `avsal info {entry.name}` shows licence and sources; docs/zoo.md says what to do about dead links."
     )
     return "\n".join(lines)
+
+
+def input_line(spec: ClipSpec) -> str:
+    """Return a clip specification in one line for people."""
+    unit = "s" if spec.step_unit == "seconds" else "frame(s)"
+    text = f"{spec.frames} frames of {spec.size[0]}x{spec.size[1]}, {spec.step:g} {unit} apart"
+    if spec.audio is None:
+        return text + ", no sound"
+    rate = spec.audio.sample_rate
+    return text + (f", mono waveform at {rate} Hz" if rate else ", mono waveform at the file's own rate")

@@ -1,0 +1,171 @@
+"""What `avsal info` says about a checkpoint or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from avsal.errors import AvsalError, WeightsError
+from avsal.models import create_model, list_models
+from avsal.nn.cost import Cost, count
+from avsal.zoo.cache import cache_folder, is_cached
+from avsal.zoo.conversion import BACKBONES
+from avsal.zoo.load import load_checkpoint
+from avsal.zoo.origins import Access
+from avsal.zoo.registry import STATUS, Checkpoint, Scores, citation, entries, find
+from avsal.zoo.store import build
+from avsal.zoo.tables import human_size
+from avsal.zoo.words import describe, input_line
+
+if TYPE_CHECKING:
+    from avsal.models.base import SaliencyModule, SaliencyNetwork
+
+#: Frame rate of the example clip whose cost is counted; it sets the length of its sound.
+_FPS = 25.0
+
+
+def describe_name(name: str, arguments: Mapping[str, Any]) -> RenderableType:
+    """Return what is known about a name.
+
+    Args:
+        name: a checkpoint of the registry, a model, a file, or a Hub repository.
+        arguments: constructor arguments, for a model.
+
+    Raises:
+        WeightsError: nothing of that name.
+        ConfigError: arguments that the model does not take.
+    """
+    if name in entries():
+        return _entry(find(name))
+    if name in list_models():
+        return _group(f"model {name}", _module_rows(create_model(name, **arguments)))
+    if "/" not in name and not Path(name).exists():
+        try:
+            find(name)
+        except WeightsError as error:
+            raise WeightsError(f"{error} Models: {', '.join(list_models())}.") from None
+    config = load_checkpoint(name, Access(cache_folder())).config
+    rows = [("written by", f"avsal {config.get('avsal_version', '?')}"), ("model", str(config.get("model")))]
+    licence = config.get("licence")
+    if isinstance(licence, dict):
+        rows.append(("licence of the weights", str(licence.get("weights"))))
+    if isinstance(config.get("source"), dict):
+        rows.append(
+            ("converted from", f"{config['source'].get('origin')} (sha256 {config['source'].get('sha256')})")
+        )
+    if "backbone" not in config:
+        rows += _module_rows(build(config, name))
+    return _group(f"checkpoint {name}", rows)
+
+
+def _group(title: str, rows: list[tuple[str, str]], *more: RenderableType) -> RenderableType:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return Group(Text(title, style="bold"), "", table, *more)
+
+
+def _entry(entry: Checkpoint) -> RenderableType:
+    paper = citation(entry)
+    rows = [
+        ("model", entry.model),
+        ("task", entry.task),
+        ("trained on", ", ".join(entry.data) + (f", fold {entry.fold}" if entry.fold else "")),
+        ("started from", ", ".join(entry.pretraining) or "–"),
+    ]
+    if entry.is_backbone:
+        rows.append(("input", entry.input))
+        rows.append(("converts by", BACKBONES.get(entry.model, "–")))
+    else:
+        try:
+            rows += _module_rows(create_model(entry.model, **entry.arguments))
+        except AvsalError as error:
+            rows.append(("network", f"cannot be built: {error}"))
+    rows += [
+        ("size", human_size(entry.size)),
+        ("status", f"{entry.status}: {STATUS[entry.status]}"),
+        ("cached", "yes" if is_cached(entry) else f"no (cache: {cache_folder()})"),
+        ("licence of the weights", entry.licence.weights),
+        ("licence of the original code", entry.licence.code),
+        ("terms", entry.licence.notice),
+        ("cite", f"{paper.authors} ({paper.year}). {paper.title}. {paper.venue}. {paper.url}"),
+    ]
+    if entry.note:
+        rows.append(("note", entry.note))
+    rows += [
+        (f"source {number}", f"{describe(source)}\n{_checksum(source)}")
+        for number, source in enumerate(entry.sources, 1)
+    ]
+    more: list[RenderableType] = []
+    for title, scores in (("measured by avsal", entry.measured), ("published in the paper", entry.published)):
+        if scores:
+            more += ["", Text(title, style="bold"), _scores(scores)]
+    return _group(f"checkpoint {entry.name}", rows, *more)
+
+
+def _checksum(source: Any) -> str:
+    known = getattr(source, "sha256", None) or getattr(source, "sha256_prefix", None)
+    return f"sha256 {known}" if known else "sha256 not known; recorded on first fetch"
+
+
+def _scores(scores: list[Scores]) -> Table:
+    metrics = list(dict.fromkeys(metric for row in scores for metric in row.metrics))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("data set", *metrics, "from"):
+        table.add_column(column, justify="left" if column in ("data set", "from") else "right")
+    for row in scores:
+        values = [f"{row.metrics[metric]:g}" if metric in row.metrics else "" for metric in metrics]
+        table.add_row(row.data, *values, row.source + (f" ({row.note})" if row.note else ""))
+    return table
+
+
+def _module_rows(module: SaliencyModule) -> list[tuple[str, str]]:
+    network = module.network
+    cost = network_cost(network)
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    spec = network.spec
+    return [
+        (
+            "arguments",
+            ", ".join(f"{key}={value}" for key, value in module.hparams.items() if value is not None),
+        ),
+        ("parameters", f"{cost.params:,} ({trainable:,} trained)"),
+        ("multiply-adds", f"{cost.macs / 1e9:.2f} G for one clip, sound front end not counted"),
+        ("input", input_line(spec)),
+        ("pixels", f"RGB 0..255, mean {_numbers(spec.mean)}, deviation {_numbers(spec.std)}, {spec.resize}"),
+        ("output", f"{spec.outputs} map(s) per clip, {network.activation}, target {spec.target}"),
+    ]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def network_cost(network: SaliencyNetwork) -> Cost:
+    """Count parameters and multiply-adds of `core` on one clip at 25 frames per second.
+
+    Args:
+        network: stays as it is.
+    """
+    spec = network.spec
+    video = torch.zeros(1, 3, spec.frames, *spec.size)
+    spacing = spec.step if spec.step_unit == "seconds" else spec.step / _FPS
+    times = torch.arange(spec.frames, dtype=torch.float64)[None] * spacing
+    audio_input = None
+    if spec.audio is not None:
+        rate = spec.audio.sample_rate or 22050
+        begin, end = spec.audio.samples(0.0, float(times[0, -1]), _FPS, rate)
+        waveform = torch.zeros(1, end - begin)
+        with torch.no_grad():
+            audio_input = network.frontend(
+                waveform, torch.tensor([end - begin]), torch.tensor([True]), times - begin / rate
+            )
+    return count(network, video, audio_input, method="core")

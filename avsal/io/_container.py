@@ -137,5 +137,5 @@ def container_family(container: InputContainer) -> Literal["mov", "matroska", "a
     name = container.format.name
     for family in ("mov", "matroska", "avi"):
         if family in name.split(","):
-            return family  # type: ignore[return-value]
+            return family
     return "other"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +40,11 @@ _PREROLL = 0.5
 # back to.
 _KEEP = 4.0
 _MARK_EVERY = 2.0
+# A jump in the timestamps beyond this many seconds is an overflow of the container's counter, not a pause.
+_OVERFLOW = 3600.0
+# The defaults of torchaudio's resampling filter, and how many resampled blocks of a second are kept.
+_FILTER_WIDTH, _ROLLOFF = 6, 0.99
+_BLOCKS = 32
 
 
 class AudioStream:
@@ -75,6 +80,7 @@ class AudioStream:
         self.has_audio = self._track is not None
         self._own_rate = self._track.rate if self._track is not None else rate or SILENT_RATE
         self.rate = rate or self._own_rate
+        self._blocks: OrderedDict[int, Tensor] = OrderedDict()
 
     @property
     def length(self) -> int:
@@ -113,23 +119,36 @@ class AudioStream:
         return self._read_resampled(begin, end)
 
     def _read_resampled(self, begin: int, end: int) -> Tensor:
+        """Put together from blocks of about a second, so that overlapping windows are resampled once."""
+        new = self.rate // math.gcd(self._own_rate, self.rate)
+        size = -(-self.rate // new) * new
+        blocks = []
+        for number in range(begin // size, -(-end // size)):
+            if number not in self._blocks:
+                self._blocks[number] = self._block(number * size, size)
+                while len(self._blocks) > _BLOCKS:
+                    self._blocks.popitem(last=False)
+            blocks.append(self._blocks[number])
+        start = begin - begin // size * size
+        return torch.cat(blocks)[start : start + end - begin]
+
+    def _block(self, begin: int, size: int) -> Tensor:
         from torchaudio.functional import resample
 
         assert self._track is not None
+        if begin < 0:
+            return torch.zeros(size)
         shared = math.gcd(self._own_rate, self.rate)
         old, new = self._own_rate // shared, self.rate // shared
         # The filter repeats every `new` output (`old` input) samples: a piece that begins on that grid, with
         # the filter's reach around it, goes through the same arithmetic as the whole file.
-        reach = math.ceil(6 * old / (min(old, new) * 0.99) / old) + 1
-        first, last = begin // new, -(-end // new)
-        piece = torch.from_numpy(self._track.read((first - reach) * old, (last + reach) * old))
-        start = begin - (first - reach) * new
-        out = resample(piece, self._own_rate, self.rate)[start : start + end - begin]
+        reach = math.ceil(_FILTER_WIDTH / (min(old, new) * _ROLLOFF)) + 1
+        first, last = begin // new - reach, (begin + size) // new + reach
+        piece = torch.from_numpy(self._track.read(first * old, last * old))
+        out = resample(piece, self._own_rate, self.rate, _FILTER_WIDTH, _ROLLOFF)
+        out = out[reach * new : reach * new + size].clone()
         if self._track.finished:  # the filter rings past the end; the resampled whole file stops there
-            stop = self._scaled(self._track.length) - begin
-            out[max(stop, 0) :] = 0
-        if begin < 0:
-            out[:-begin] = 0
+            out[max(self._scaled(self._track.length) - begin, 0) :] = 0
         return out
 
     def close(self) -> None:
@@ -177,6 +196,7 @@ class _Track:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._container: InputContainer | None = None
+        self._stream: Any = None
         self._frames: Iterator[tuple[AudioFrame, np.ndarray, bool]] = iter(())
         self._pieces: deque[tuple[int, np.ndarray]] = deque()
         self._marks: list[tuple[int, int]] = []  # (timestamp, sample) of pieces one can go back to
@@ -184,7 +204,7 @@ class _Track:
         self._begin = 0  # no sample from here on has been dropped from memory
         self._length: int | None = None
         self._estimate: int | None = None
-        self._errors: dict[str, int] = {}
+        self._errors: list[str] = []
         self._warned = False
         self.rate = 0
 
@@ -224,7 +244,8 @@ class _Track:
             low, high = max(start, begin), min(start + len(piece), end)
             if low < high:
                 out[low - begin - offset : high - begin - offset] = piece[low - start : high - start]
-        return out
+        # Damaged floating point sound may hold anything.
+        return np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
     @property
     def finished(self) -> bool:
@@ -250,8 +271,7 @@ class _Track:
     def message(self) -> str | None:
         if not self._errors:
             return None
-        lost = sum(self._errors.values())
-        return f"{self._path}: {lost} pieces of the sound cannot be decoded ({'; '.join(self._errors)})."
+        return f"{self._path}: parts of the sound cannot be decoded ({'; '.join(self._errors)})."
 
     # Decoding
 
@@ -259,8 +279,7 @@ class _Track:
         self.close()
         self._container = open_media(self._path)
         self._stream = audio_stream(self._container)
-        assert self._stream is not None
-        self._stream.thread_type = "AUTO"
+        self._base = Fraction(self._stream.time_base)
         self._origin = origin(self._container)
         self._pieces.clear()
         self._cursor, self._begin = None, 0
@@ -271,12 +290,11 @@ class _Track:
         target = begin - round(_PREROLL * self.rate)
         known = [mark for mark in self._marks if mark[1] <= target]
         self._restart()
-        if not known or self._container is None or self._stream is None:
+        if not known or self._container is None:
             return
         stamp, sample = known[-1]
-        assert self._stream.time_base is not None
         try:
-            self._container.seek(stamp - round(_PREROLL / self._stream.time_base), stream=self._stream)
+            self._container.seek(stamp - round(_PREROLL / self._base), stream=self._stream)
             for frame, samples, _ in self._frames:
                 if frame.pts == stamp:
                     self._pieces.append((sample, samples))
@@ -293,11 +311,11 @@ class _Track:
         found = next(self._frames, None)
         if found is None:
             self._length = max(self._cursor or 0, 0)
-            if self._errors and not self._warned and self._cursor is not None:
-                warnings.warn(str(self.message), stacklevel=5)
-                self._warned = True
             return False
         frame, samples, broken = found
+        if broken and not self._warned:
+            warnings.warn(f"{self.message} They are silence.", stacklevel=6)
+            self._warned = True
         start = self._place(frame, broken)
         if start < 0:
             samples, start = samples[-start:], 0
@@ -316,23 +334,27 @@ class _Track:
 
     def _place(self, frame: AudioFrame, broken: bool) -> int:
         """Sample at which a decoded piece begins."""
-        if frame.pts is None or frame.time_base is None:
-            return self._cursor or 0
-        stamped = round((frame.pts * frame.time_base - self._origin) * self.rate)
-        if self._cursor is None or broken or abs(stamped - self._cursor) > _GAP * self.rate:
-            return stamped
-        return self._cursor
+        expected = self._cursor or 0
+        if frame.pts is None:
+            return expected
+        stamped = round(frame.pts * self._scale - self._shift)
+        difference = abs(stamped - expected) / self.rate
+        if difference > _OVERFLOW:
+            return expected
+        return stamped if self._cursor is None or broken or difference > _GAP else expected
 
     def _decode(self) -> Iterator[tuple[AudioFrame, np.ndarray, bool]]:
         """Yield decoded frames, their mono samples, and whether something before them was lost."""
         assert self._container is not None
         mixer, broken, flushed = _Mixer(), False, False
-        reasons: list[str] = []
-        for packet in packets(self._container, self._stream, errors=reasons):
+        for packet in packets(self._container, self._stream):
             flushed = flushed or not packet.size
             try:
-                for frame in packet.decode():
-                    self.rate = self.rate or frame.sample_rate
+                for frame in self._stream.decode(packet):
+                    if not self.rate:
+                        self.rate = frame.sample_rate
+                        self._scale = float(self._base * self.rate)  # samples in a unit of the timestamps
+                        self._shift = float(self._origin * self.rate)
                     yield frame, mixer.mono(frame, self.rate), broken
                     broken = False
             except EOFError:
@@ -349,7 +371,8 @@ class _Track:
 
     def _count(self, error: BaseException) -> None:
         reason = str(getattr(error, "strerror", None) or error)
-        self._errors[reason] = self._errors.get(reason, 0) + 1
+        if reason not in self._errors:
+            self._errors.append(reason)
 
     def close(self) -> None:
         if self._container is not None:
@@ -374,7 +397,8 @@ class _Mixer:
             pieces = [piece.to_ndarray()[0] for piece in self._resampler.resample(frame)]
         except DECODE_ERRORS:  # FFmpeg has no matrix for channels without a name
             self._format = None
-            convert = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
-            pieces = [piece.to_ndarray().mean(0) for piece in convert.resample(frame)]
-        samples = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
-        return np.nan_to_num(samples.astype(np.float32, copy=False), copy=False, posinf=0.0, neginf=0.0)
+            # Interleaved, because PyAV reads beyond its planes when there are more than eight.
+            convert = av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
+            channels = frame.layout.nb_channels
+            pieces = [piece.to_ndarray().reshape(-1, channels).mean(1) for piece in convert.resample(frame)]
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)

@@ -6,6 +6,7 @@ a file under its final name is always whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 import warnings
@@ -312,10 +313,8 @@ class VideoWriter:
         if self._sound is not None:
             self._sound.close()
         if self._out is not None:
-            try:
+            with contextlib.suppress(*DECODE_ERRORS):  # a file that was given up need not be whole
                 self._out.close()
-            except DECODE_ERRORS:
-                pass  # a file that was given up need not be whole
             self._out = None
             self._target.discard()
 
@@ -336,17 +335,17 @@ class _Sound:
 
     def __init__(self, path: StrPath, container: Any, out: Any, copied: frozenset[str]) -> None:
         self._path, self._container, self._out = path, container, out
-        self._stream = audio_stream(container)
-        assert self._stream is not None
+        stream: Any = audio_stream(container)
+        self._stream = stream
         self._origin = origin(container)
-        name = self._stream.codec_context.codec.canonical_name
+        name = stream.codec_context.codec.canonical_name
         if name in copied:
             self._track = out.add_stream_from_template(self._stream)
             self._pieces = self._copied()
         else:
-            rate = self._stream.codec_context.sample_rate
+            rate = stream.codec_context.sample_rate
             rate = rate if rate in _AAC_RATES else 48000
-            layout = "mono" if self._stream.codec_context.channels == 1 else "stereo"
+            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
             self._track = out.add_stream("aac", rate=rate, layout=layout)
             self._pieces = self._encoded(rate, layout)
         self._next: tuple[float, Packet] | None = None
@@ -384,14 +383,13 @@ class _Sound:
             yield time, packet
 
     def _encoded(self, rate: int, layout: str) -> Iterator[tuple[float, Packet]]:
-        assert self._stream is not None
         resampler = av.AudioResampler(
             format=self._track.codec_context.format, layout=layout, rate=rate, frame_size=1024
         )
         failed = 0
         for packet in packets(self._container, self._stream):
             try:
-                frames: Sequence[AudioFrame] = packet.decode()
+                frames: Sequence[AudioFrame] = self._stream.decode(packet)
             except DECODE_ERRORS:
                 failed += bool(packet.size)
                 continue
@@ -431,7 +429,7 @@ class NpyWriter:
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
         self._count = 0
         self._target = _Target(path)
-        self._file: Any = open(self._target.temporary, "wb")
+        self._file: Any = self._target.temporary.open("wb")
         self._header = self._write_header()
 
     def _write_header(self) -> int:

@@ -239,8 +239,9 @@ class VideoStream:
             duration: float | None = float(stream.duration * stream.time_base)
         else:
             duration = self._duration / 1e6 if self._duration else None
-        has_audio = sound is not None and sound.codec_context is not None
-        start = 0.0 if first.pts is None else float(first.pts * stream.time_base - self._origin)
+        hears: Any = sound.codec_context if sound is not None else None
+        base = stream.time_base or Fraction(1, 1000)
+        start = 0.0 if first.pts is None else float(first.pts * base - self._origin)
         return MediaInfo(
             path=self.path,
             width=first.height if turned else first.width,
@@ -250,9 +251,9 @@ class VideoStream:
             duration=duration,
             rotation=first.rotation % 360,
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
-            has_audio=has_audio,
-            audio_rate=sound.codec_context.sample_rate or None if has_audio and sound else None,
-            audio_channels=sound.codec_context.channels or None if has_audio and sound else None,
+            has_audio=hears is not None,
+            audio_rate=hears.sample_rate or None if hears is not None else None,
+            audio_channels=hears.channels or None if hears is not None else None,
             codec=stream.codec_context.name,
             start=start,
         )
@@ -263,8 +264,8 @@ class VideoStream:
         assert self._container is not None
         flushed = False
         for packet in packets(self._container, errors=self._errors):
-            if packet.dts is not None or packet.pts is not None:
-                stamp = packet.pts if packet.pts is not None else packet.dts
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None:
                 self._end = max(self._end, (stamp + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index != self._stream.index:
                 continue

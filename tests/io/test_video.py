@@ -70,7 +70,7 @@ def test_every_frame_comes_once_in_order(clips: Path, name: str) -> None:
     count = CLIPS[name].get("frames", 24)
     assert [frame_number(f.image) for f in found] == list(range(count))
     assert [f.index for f in found] == list(range(count))
-    assert all(a.time < b.time for a, b in zip(found, found[1:], strict=False))
+    assert all(np.diff([f.time for f in found]) > 0)
     assert {f.image.shape for f in found} == {(video.info.height, video.info.width, 3)}
     report = video.report
     assert (report.decoded, report.corrupt, report.lost) == (count, 0, 0)
@@ -222,7 +222,7 @@ def test_a_hole_in_the_stream_does_not_shift_the_frames_after_it(clips: Path, tm
     images = reader.read([39, 42, 95])  # 42 is a damaged picture or its neighbour; 90 is a key frame
     assert frame_number(images[0]) == 39
     assert frame_number(images[2]) == 95
-    assert {f.index if f.time < 1 else round(f.time * 24) for f in found} >= {39, 95}
+    assert {39, 95} <= {round(f.time * 24) for f in found}
 
 
 BAD: dict[str, tuple[bytes | None, str]] = {

@@ -10,24 +10,29 @@ Where the paper and its released code differ, this file follows the code, which 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchaudio.functional import spectrogram as power_spectrogram
 from torchvision.models.video.s3d import SepInceptionBlock3D
 
-from avsal.errors import ConfigError
+from avsal.errors import ConfigError, WeightsError
 from avsal.losses import correlation, kl_divergence
 from avsal.models.base import SaliencyModule, SaliencyNetwork, WindowRunner, choice
 from avsal.nn.audioresnet import AudioResNet18
 from avsal.nn.avfusion import FUSIONS, Fused, build_fusion
+from avsal.nn.densedecoder import STEPS, LateralBlock, Readout, SpatialAttention, enlarge
 from avsal.nn.imagesaliency import ImageSaliencyDecoder, ImageSaliencyEncoder, rename_image_encoder
-from avsal.nn.motion import build_motion_encoder, unwrap
+from avsal.nn.motion import CAFFE2, build_motion_encoder, motion_class, unwrap
 from avsal.nn.s3d import torchvision_name
 from avsal.nn.state import load_exact
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
@@ -42,7 +47,6 @@ CANVAS = (257, 111)
 NO_SOUND = 0.02
 #: Reflect padding of half a window needs more samples than this.
 SHORTEST = 256
-STEPS = 4  # time steps of every decoder level
 
 ImageStream = Literal["features", "maps", "none"]
 Features = tuple[Tensor, ...]
@@ -61,109 +65,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class ConvNeXtBlock3D(nn.Module):
-    """ConvNeXt block with its depthwise convolution split into time and space (Fig. 2d-3)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.time = nn.Conv3d(channels, channels, (7, 1, 1), padding=(3, 0, 0), groups=channels)
-        self.space = nn.Conv3d(channels, channels, (1, 7, 7), padding=(0, 3, 3), groups=channels)
-        self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Conv3d(channels, 4 * channels, 1)
-        self.reduce = nn.Conv3d(4 * channels, channels, 1)
-        for layer in self.children():
-            if isinstance(layer, nn.Conv3d):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, T, h, w)."""
-        y = self.space(self.time(x))
-        y = self.norm(y.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
-        return x + self.reduce(F.gelu(self.expand(y)))
-
-
-class LateralBlock(nn.Module):
-    """T&C block: channels, then time (if `stride` > 1), then a ConvNeXt block (Fig. 2d-2)."""
-
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.channel = nn.Conv3d(before, after, 1)
-        self.time = nn.Conv3d(after, after, (stride, 1, 1), (stride, 1, 1), bias=False) if stride > 1 else None
-        self.block = ConvNeXtBlock3D(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, after, T / stride, h, w)."""
-        x = self.channel(x)
-        return self.block(x if self.time is None else self.time(x))
-
-
-class SpatialAttention(nn.Module):
-    """Mask of a level, made from the saliency volume (Equation 4); `scale` enlarges it to the level."""
-
-    def __init__(self, channels: int, scale: int) -> None:
-        super().__init__()
-        squeezed = 32
-        self.squeeze = nn.Sequential(
-            nn.Conv3d(channels, squeezed, 3, padding=1, bias=False),
-            nn.BatchNorm3d(squeezed, eps=1e-3, momentum=1e-3),
-            nn.ReLU(inplace=True),
-        )
-        self.mask = nn.Conv3d(squeezed, 1, (1, 3, 3), padding=(0, 1, 1))
-        self.scale = scale
-
-    def forward(self, saliency: Tensor) -> Tensor:
-        """Return the mask (B, 1, T, h, w) in 0..1."""
-        return self.mask(enlarge(self.squeeze(saliency), self.scale)).sigmoid()
-
-
-class Readout(nn.Module):
-    """Four decoder levels to one map of logits (Fig. 2d-4).
-
-    The first 1x1x1 convolution runs on each level before its upsampling, and the one over time before the
-    last upsampling: linear steps that commute exactly, for less work and memory.
-    """
-
-    def __init__(self, channels: int, narrow: int, thin: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv3d(4 * channels, channels, 1)
-        self.mix = nn.Conv3d(channels, channels, 3, padding=1)
-        self.mix_norm = nn.BatchNorm3d(channels)
-        self.narrow = nn.Conv3d(channels, narrow, (1, 3, 3), padding=(0, 1, 1))
-        self.narrow_norm = nn.BatchNorm3d(narrow)
-        self.collapse = nn.Conv3d(narrow, thin, (STEPS, 1, 1), (STEPS, 1, 1))
-        self.refine = nn.Conv3d(thin, thin, (1, 3, 3), padding=(0, 1, 1))
-        self.map = nn.Conv3d(thin, 1, (1, 3, 3), padding=(0, 1, 1))
-
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Return (B, 1, 4 h, 4 w) from levels (B, C, 4, h / 2^i, w / 2^i), fine to coarse."""
-        parts = self.reduce.weight.chunk(4, dim=1)
-        x = F.conv3d(levels[0], parts[0], self.reduce.bias)
-        for power in (1, 2, 3):
-            x = x + enlarge(F.conv3d(levels[power], parts[power]), 2**power)
-        x = F.relu(self.mix_norm(self.mix(x)))
-        x = F.relu(self.narrow_norm(self.narrow(x)))
-        x = F.relu(enlarge(self.collapse(x), 4))
-        return self.map(F.relu(self.refine(x)))[:, :, 0]
-
-
-def enlarge(x: Tensor, scale: int) -> Tensor:
-    """Upsample height and width of (B, C, T, h, w) linearly by a whole factor."""
-    if scale == 1:
-        return x
-    return F.interpolate(x, scale_factor=(1, scale, scale), mode="trilinear", align_corners=False)
-
-
-def _head(before: int, width: int, layers: int, norm: str, *, last_norm: bool, after: int) -> nn.Sequential:
-    """Projector (norm after every linear layer) or predictor (no norm after the last)."""
+def _head(sizes: Sequence[int], norm: str, *, last_norm: bool) -> nn.Sequential:
+    """Linear layers of the given sizes with norm and ReLU between them; a projector also ends in a norm."""
     kind = nn.LayerNorm if norm == "layer" else nn.BatchNorm1d
     stack: list[nn.Module] = []
-    for index in range(layers):
-        last = index == layers - 1
-        size = after if last else width
-        stack.append(nn.Linear(before if index == 0 else width, size))
+    for index, (before, after) in enumerate(itertools.pairwise(sizes)):
+        stack.append(nn.Linear(before, after))
+        last = index == len(sizes) - 2
         if not last or last_norm:
-            stack.append(kind(size))
+            stack.append(kind(after))
         if not last:
             stack.append(nn.ReLU(inplace=True))
     return nn.Sequential(*stack)
@@ -186,6 +96,7 @@ class MSPI(SaliencyNetwork):
         image_encoder: str = "convnext_tiny",
         projector_norm: Literal["layer", "batch"] = "layer",
         width: float = 1.0,
+        bn_momentum: float = 1e-3,
         freeze_audio: bool = True,
         freeze_image: bool = True,
     ) -> None:
@@ -201,7 +112,7 @@ class MSPI(SaliencyNetwork):
 
         options = dict(encoder_options or {})
         if encoder == "s3d":
-            options.setdefault("width", width)
+            options = {"width": width, "bn_momentum": bn_momentum, **options}
         self.motion_encoder = build_motion_encoder(encoder, **options)
         self.motion_encoder.check_size(*size)
         self.spec = ClipSpec(
@@ -210,7 +121,6 @@ class MSPI(SaliencyNetwork):
             mean=MEAN,
             std=STD,
             target="last",
-            antialias=False,
             authors_coverage="reversed",
             audio=AudioSpec(16000, before=0, after=2) if audio else None,
         )
@@ -227,12 +137,10 @@ class MSPI(SaliencyNetwork):
             grid = (size[0] // 32, size[1] // 32)
             self.fusion = build_fusion(fusion, motion[3], fused, grid, tokens)
             if self.compute_av_loss:
-                projector = {"layers": 3, "norm": projector_norm, "last_norm": True, "after": wide}
-                predictor = {"layers": 2, "norm": projector_norm, "last_norm": False, "after": wide}
-                self.visual_projector = _head(fused, wide, **projector)
-                self.visual_predictor = _head(wide, narrow, **predictor)
-                self.audio_projector = _head(fused, wide, **projector)
-                self.audio_predictor = _head(wide, narrow, **predictor)
+                self.visual_projector = _head([fused, wide, wide, wide], projector_norm, last_norm=True)
+                self.visual_predictor = _head([wide, narrow, wide], projector_norm, last_norm=False)
+                self.audio_projector = _head([fused, wide, wide, wide], projector_norm, last_norm=True)
+                self.audio_predictor = _head([wide, narrow, wide], projector_norm, last_norm=False)
 
         self.image_encoder: ImageSaliencyEncoder | None = None
         if image_stream != "none":
@@ -242,9 +150,13 @@ class MSPI(SaliencyNetwork):
                 self.image_decoder = ImageSaliencyDecoder(pair)
             else:
                 branches = [scaled(c) for c in (192, 96, 208, 16, 48, 64)]
-                self.adapter = SepInceptionBlock3D(sum(pair), *branches, _inception_norm)
+                self.adapter = SepInceptionBlock3D(
+                    sum(pair), *branches, partial(nn.BatchNorm3d, eps=1e-3, momentum=bn_momentum)
+                )
                 volume = branches[0] + branches[2] + branches[4] + branches[5]
-                self.attention = nn.ModuleList(SpatialAttention(volume, scale) for scale in (4, 2, 1))
+                self.attention = nn.ModuleList(
+                    SpatialAttention(volume, scale, bn_momentum) for scale in (4, 2, 1)
+                )
 
         inputs = (motion[0], motion[1], motion[2], motion[3] + fused)
         self.lateral = nn.ModuleList(
@@ -405,15 +317,13 @@ def log_spectrogram(waveform: Tensor) -> Tensor:
     return (log - log.mean(1, keepdim=True)) / (log.std(1, keepdim=True) + 1e-6)
 
 
-def audio_visual_loss(visual_prediction: Tensor, audio: Tensor, audio_prediction: Tensor, visual: Tensor) -> Tensor:
+def audio_visual_loss(
+    visual_prediction: Tensor, audio: Tensor, audio_prediction: Tensor, visual: Tensor
+) -> Tensor:
     """Return the mean negative cosine similarity of both directions (Equation 7); targets get no gradient."""
     one = F.cosine_similarity(visual_prediction, audio.detach(), dim=-1)
     other = F.cosine_similarity(audio_prediction, visual.detach(), dim=-1)
     return -0.5 * (one.mean() + other.mean())
-
-
-def _inception_norm(channels: int) -> nn.Module:
-    return nn.BatchNorm3d(channels, eps=1e-3, momentum=1e-3)
 
 
 class MSPIWindowRunner(WindowRunner):
@@ -512,6 +422,8 @@ class MSPIModule(SaliencyModule):
         image_encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100".
         projector_norm: "layer" (the released code, any batch size) or "batch" (the paper).
         width: multiplier of the network's own widths, of S3D and of the audio encoder, for small networks.
+        bn_momentum: share of a batch in the running statistics of S3D, the Sep-Inception block and the
+            attention; 0.001 suits fine-tuning, about 0.1 short training from random weights.
         freeze_audio: keep the audio encoder as it was loaded.
         freeze_image: keep the image-saliency encoder as it was loaded.
         av_weight: lambda of Equation 11 (Table 4); 0 trains with the saliency loss alone.
@@ -526,7 +438,9 @@ class MSPIModule(SaliencyModule):
         init_from: checkpoint whose fitting parameters start the training.
     """
 
-    paper = "Xie et al., Audio-visual saliency prediction with multisensory perception and integration, IVC 2024"
+    paper = (
+        "Xie et al., Audio-visual saliency prediction with multisensory perception and integration, IVC 2024"
+    )
     network: MSPI
     variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
 
@@ -541,6 +455,7 @@ class MSPIModule(SaliencyModule):
         image_encoder: str = "convnext_tiny",
         projector_norm: Literal["layer", "batch"] = "layer",
         width: float = 1.0,
+        bn_momentum: float = 1e-3,
         freeze_audio: bool = True,
         freeze_image: bool = True,
         av_weight: float = 1.0,
@@ -567,6 +482,7 @@ class MSPIModule(SaliencyModule):
             image_encoder=image_encoder,
             projector_norm=projector_norm,
             width=width,
+            bn_momentum=bn_momentum,
             freeze_audio=freeze_audio,
             freeze_image=freeze_image,
         )
@@ -593,18 +509,16 @@ class MSPIModule(SaliencyModule):
         Raises:
             WeightsError: an entry is missing, left over or of another shape.
         """
-        module = cls(encoder=encoder, size=size, **options)
-        network = module.network
         entries = unwrap(state_dict)
-
-        def rename(name: str) -> str | None:
-            return rename_published(name, network.motion_encoder.rename)
-
+        motion = motion_class(encoder)
+        rename = partial(rename_published, rename_motion=motion.rename)
         prefix = "motion_encoder."
         mapped = {rename(name) or name: value for name, value in entries.items()}
-        network.motion_encoder.adapt(
-            {name.removeprefix(prefix): v for name, v in mapped.items() if name.startswith(prefix)}
-        )
+        seen = {name.removeprefix(prefix): v for name, v in mapped.items() if name.startswith(prefix)}
+        options["encoder_options"] = {**motion.options_for(seen), **(options.get("encoder_options") or {})}
+        module = cls(encoder=encoder, size=size, **options)
+        network = module.network
+        network.motion_encoder.adapt(seen)
         unused = [pattern.replace("^", r"^visnet\.", 1) for pattern in network.motion_encoder.unused]
         unused += [r"^aud_vis_sync_block\.(vis_|aud_)?pos"]
         if network.audio_encoder is None:
@@ -623,25 +537,24 @@ class MSPIModule(SaliencyModule):
 
     def load_encoders(self) -> None:
         """Load the files that the arguments `*_weights` name into their encoders."""
-        from avsal.zoo import load_state
-
         network = self.network
-        for argument, part in (
+        parts: tuple[tuple[str, Any], ...] = (
             ("motion_weights", network.motion_encoder),
             ("audio_weights", network.audio_encoder),
             ("image_weights", network.image_encoder),
             ("imagenet_weights", network.image_encoder),
-        ):
+        )
+        for argument, part in parts:
             source = self.hparams.get(argument)
             if not source:
                 continue
             if part is None:
                 raise ConfigError(f"{argument} is given, but this MSPI has no such stream.")
-            content = load_state(source)
+            content = published_content(str(source))
             if argument == "imagenet_weights":
-                part.load_imagenet(content, what=str(source))  # type: ignore[operator]
+                part.load_imagenet(content, what=str(source))
             else:
-                part.load_published(content, what=str(source))  # type: ignore[operator]
+                part.load_published(content, what=str(source))
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return KL - CC + lambda * L_av (Equation 11) and its parts, means over labelled maps."""
@@ -652,14 +565,29 @@ class MSPIModule(SaliencyModule):
             terms["loss"] = terms["loss"] + self.hparams["av_weight"] * terms["av"]
         return terms
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW over everything that is not frozen, and the stepwise schedule."""
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trainable, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
         )
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.hparams["milestones"]), gamma=0.1)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(
+            optimizer, list(self.hparams["milestones"]), gamma=0.1
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+
+def published_content(source: str) -> dict[str, Tensor]:
+    """Return the entries of a file as its authors published it, or of anything that `load_state` takes."""
+    from avsal.zoo import load_state
+    from avsal.zoo.conversion import read_state_dict
+
+    path = Path(source).expanduser()
+    if path.suffix == ".pkl":
+        raise WeightsError(f"{source}: {CAFFE2}")
+    if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
+        return read_state_dict(path)
+    return load_state(source)
 
 
 def saliency_terms(output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
@@ -696,7 +624,13 @@ _READOUT = {
     "10": "refine",
     "12": "map",
 }
-_BLOCK = {"dwconv_t": "time", "dwconv_s": "space", "norm.norm": "norm", "pwconv1": "expand", "pwconv2": "reduce"}
+_BLOCK = {
+    "dwconv_t": "time",
+    "dwconv_s": "space",
+    "norm.norm": "norm",
+    "pwconv1": "expand",
+    "pwconv2": "reduce",
+}
 
 
 def rename_published(name: str, rename_motion: Any = torchvision_name) -> str | None:
@@ -724,7 +658,9 @@ def rename_published(name: str, rename_motion: Any = torchvision_name) -> str | 
     if found := re.fullmatch(r"readout\.(\d+)\.(\w+)", name):
         place = _READOUT.get(found[1], "")
         return place and f"readout.{place}.{found[2]}"
-    if found := re.fullmatch(r"latlayer_(\d)\.\d\.(dwconv_t|dwconv_s|norm\.norm|pwconv1|pwconv2)\.(\w+)", name):
+    if found := re.fullmatch(
+        r"latlayer_(\d)\.\d\.(dwconv_t|dwconv_s|norm\.norm|pwconv1|pwconv2)\.(\w+)", name
+    ):
         return f"lateral.{found[1]}.block.{_BLOCK[found[2]]}.{found[3]}"
     if found := re.fullmatch(r"latlayer_(\d)\.([01])\.(weight|bias)", name):
         return f"lateral.{found[1]}.{'time' if found[2] == '1' else 'channel'}.{found[3]}"

@@ -38,7 +38,9 @@ def count(network: nn.Module, *inputs: Any, method: str = "forward") -> Cost:
         assert isinstance(layer, nn.Bilinear)
         bilinear += layer.in1_features * layer.in2_features * output.numel()
 
-    hooks = [layer.register_forward_hook(add) for layer in network.modules() if isinstance(layer, nn.Bilinear)]
+    hooks = [
+        layer.register_forward_hook(add) for layer in network.modules() if isinstance(layer, nn.Bilinear)
+    ]
     training = {layer: layer.training for layer in network.modules()}
     network.eval()
     try:

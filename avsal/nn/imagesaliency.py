@@ -49,8 +49,8 @@ class ImageSaliencyEncoder(nn.Module):
                 f"image_encoder={name!r} is no timm model; the paper's are {' and '.join(PAPER_ENCODERS)}."
             )
         try:
-            self.encoder = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-2, -1))
-            strides = self.encoder.feature_info.reduction()
+            network: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-2, -1))
+            strides = network.feature_info.reduction()
         except (RuntimeError, AttributeError, ValueError, AssertionError) as error:
             raise ConfigError(f"image_encoder={name!r} gives no feature maps: {error}") from error
         if list(strides) != [16, 32]:
@@ -58,9 +58,10 @@ class ImageSaliencyEncoder(nn.Module):
                 f"image_encoder={name!r} ends at strides {strides}; MSPI needs 16 and 32, as "
                 f"{' and '.join(PAPER_ENCODERS)} have."
             )
-        deep = self.encoder.feature_info.channels()
-        self.transition16 = _transition(deep[0], channels[0])
-        self.transition32 = _transition(deep[1], channels[1])
+        self.encoder = network
+        found = network.feature_info.channels()
+        self.transition16 = _transition(found[0], channels[0])
+        self.transition32 = _transition(found[1], channels[1])
         self.channels = channels
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,9 @@ class ImageSaliencyEncoder(nn.Module):
         middle, deep = self.encoder(frames)
         return self.transition16(middle), self.transition32(deep)
 
-    def load_published(self, checkpoint: Mapping[str, Any], *, what: str = "image-saliency checkpoint") -> Self:
+    def load_published(
+        self, checkpoint: Mapping[str, Any], *, what: str = "image-saliency checkpoint"
+    ) -> Self:
         """Load a saliency-trained encoder: the authors' release, an ISP or an MSPI checkpoint.
 
         Raises:

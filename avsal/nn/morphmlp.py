@@ -176,7 +176,9 @@ class MorphMLPS(MotionEncoder):
         stages = []
         for stage, (dim, depth, segment) in enumerate(zip(_DIMS, _DEPTHS, _SEGMENTS, strict=True)):
             mixer = _LongRange if stage == 3 else _ShortRange
-            stages.append(nn.Sequential(*(_Block(dim, mixer(dim, segment), next(rates)) for _ in range(depth))))
+            stages.append(
+                nn.Sequential(*(_Block(dim, mixer(dim, segment), next(rates)) for _ in range(depth)))
+            )
         self.blocks1, self.blocks2, self.blocks3, self.blocks4 = stages
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Linear):

@@ -7,6 +7,7 @@ token, a final norm or a classifier. Networks come from torchvision and pytorchv
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Self
@@ -15,6 +16,12 @@ from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
 from avsal.nn.state import load_exact
+
+#: Why SlowFast's file of its 4x16 model is refused, and what to use.
+CAFFE2 = (
+    "This is a caffe2 file, as SlowFast's model zoo ships for 4x16 R50; its layout is not read. Use pytorchvideo's "
+    "SLOWFAST_8x8_R50.pyth with encoder_options={'lateral_kernel': 7}, or a PySlowFast .pyth file."
+)
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -90,6 +97,26 @@ class MotionEncoder(nn.Module):
             self, entries, rename=self.rename, unused=self.unused, derived=self.derived, what=what
         )
 
+    @classmethod
+    def from_published(cls, checkpoint: Mapping[str, Any], **options: Any) -> Self:
+        """Build the encoder that fits a published checkpoint, in eval mode with its weights.
+
+        Args:
+            checkpoint: the file's content, or a plain state dict.
+            **options: constructor arguments; those that the entries tell (`options_for`) are found.
+
+        Raises:
+            WeightsError: as `load_published`.
+        """
+        entries = unwrap(checkpoint)
+        mapped = {cls.rename(name) or name: value for name, value in entries.items()}
+        return cls(**{**cls.options_for(mapped), **options}).load_published(entries).eval()
+
+    @classmethod
+    def options_for(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the constructor arguments that the entries of a state dict (under our names) tell."""
+        return {}
+
     def adapt(self, state_dict: Mapping[str, Tensor]) -> None:
         """Make room for entries whose shape depends on the clip size that they were trained at."""
 
@@ -125,6 +152,12 @@ class S3DMotion(MotionEncoder):
         return maps[0], maps[1], maps[2], maps[3]
 
     @classmethod
+    def options_for(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the width multiplier."""
+        last = state_dict.get("features.15.branch0.0.weight")
+        return {} if last is None else {"width": len(last) / 384}
+
+    @classmethod
     def rename(cls, name: str) -> str | None:
         """Map the Kinetics port's, ViNet's and torchvision's names to torchvision's, which are ours."""
         from avsal.nn.s3d import torchvision_name
@@ -144,11 +177,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         WeightsError: the content is a caffe2 file, or holds no tensors.
     """
     if "blobs" in checkpoint:
-        raise WeightsError(
-            "This is a caffe2 file (entry 'blobs'), as SlowFast's model zoo ships for 4x16 R50; its layout is not "
-            "read. Use pytorchvideo's SLOWFAST_8x8_R50.pyth with encoder_options={'lateral_kernel': 7}, or a "
-            "PySlowFast .pyth file."
-        )
+        raise WeightsError(CAFFE2)
     for key in ("model_state", "state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
             return unwrap(checkpoint[key])
@@ -158,6 +187,21 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     for prefix in ("module.", "backbone."):
         if all(name.startswith(prefix) for name in found if not name.startswith("cls_head.")):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
+
+
+def motion_class(name: str) -> type[MotionEncoder]:
+    """Return the class of a motion encoder.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in MOTION_ENCODERS:
+        raise ConfigError(
+            f"There is no motion encoder {name!r}; the seven are: {', '.join(MOTION_ENCODERS)}."
+        )
+    module, cls = MOTION_ENCODERS[name].split(":")
+    found: type[MotionEncoder] = getattr(import_module(module), cls)
     return found
 
 
@@ -172,17 +216,11 @@ def build_motion_encoder(name: str, **options: Any) -> MotionEncoder:
     Raises:
         ConfigError: unknown name or option.
     """
-    if name not in MOTION_ENCODERS:
-        raise ConfigError(
-            f"There is no motion encoder {name!r}; the seven are: {', '.join(MOTION_ENCODERS)}."
-        )
-    module, cls_name = MOTION_ENCODERS[name].split(":")
-    cls: type[MotionEncoder] = getattr(import_module(module), cls_name)
-    import inspect
-
+    cls = motion_class(name)
     known = [p for p in inspect.signature(cls.__init__).parameters if p != "self"]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        takes = f"it takes: {', '.join(known)}" if known else "it takes none"
-        raise ConfigError(f"The motion encoder {name} has no option {', '.join(unknown)}; {takes}.")
+        raise ConfigError(
+            f"The motion encoder {name} has no option {', '.join(unknown)}; it takes: {', '.join(known)}."
+        )
     return cls(**options)

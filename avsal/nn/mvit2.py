@@ -60,7 +60,7 @@ class MViTv2S(MotionEncoder):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         # A file trained at another size carries longer or shorter tables: they are taken as they are.
         self.adapt({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def adapt(self, state_dict: Mapping[str, Tensor]) -> None:
         """Give the relative-position tables the lengths that they have in a state dict of this network."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +56,12 @@ class SlowFast4x16(MotionEncoder):
             )
         self.slow_frames = [int(i) for i in chosen]
         network = create_slowfast(slowfast_fusion_conv_kernel_size=(lateral_kernel, 1, 1), head=None)
-        self.blocks = nn.ModuleList(network.blocks[:5])
-        for block in self.blocks:
+        blocks: list[Any] = list(network.blocks[:5])
+        for block in blocks:
             # Otherwise the library overwrites the caller's list of pathways.
             block.inplace = False
-        self.blocks[4].multipathway_blocks[1].requires_grad_(False)
+        blocks[4].multipathway_blocks[1].requires_grad_(False)
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, video: Tensor) -> Maps:
         """Return the slow pathway's maps (see `MotionEncoder.forward`)."""
@@ -70,7 +71,14 @@ class SlowFast4x16(MotionEncoder):
         for block in self.blocks[1:4]:
             pathways = block(pathways)
             maps.append(pathways[0])
-        return maps[0], maps[1], maps[2], self.blocks[4].multipathway_blocks[0](pathways[0])
+        last: Any = self.blocks[4]
+        return maps[0], maps[1], maps[2], last.multipathway_blocks[0](pathways[0])
+
+    @classmethod
+    def options_for(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the lateral kernel."""
+        lateral = state_dict.get("blocks.0.multipathway_fusion.conv_fast_to_slow.weight")
+        return {} if lateral is None else {"lateral_kernel": lateral.shape[2]}
 
     @classmethod
     def rename(cls, name: str) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
@@ -51,6 +52,11 @@ class VideoSwinS(MotionEncoder):
             if index % 2 == 0:  # the odd ones merge patches
                 maps.append(x.permute(0, 4, 1, 2, 3))
         return maps[0], maps[1], maps[2], maps[3]
+
+    @classmethod
+    def options_for(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return whether the patch embedding has a norm."""
+        return {"patch_norm": "patch_embed.norm.weight" in state_dict}
 
     @classmethod
     def rename(cls, name: str) -> str | None:

@@ -24,7 +24,9 @@ _HEAD_DIM = 64
 class _PatchEmbedding(nn.Module):
     """Strided convolution, then layer norm over channels."""
 
-    def __init__(self, before: int, after: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+    def __init__(
+        self, before: int, after: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(after)
         self.proj = nn.Conv3d(before, after, kernel, stride, padding=(kernel[0] // 2, 0, 0))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -42,9 +43,10 @@ class X3DL(MotionEncoder):
         network = x3d_l(pretrained=False)
         self.stem = network.blocks[0]
         # The fifth block is the classifier, whose pooling kernel is fixed to 312 pixels.
-        self.stages = nn.ModuleList(network.blocks[1:5])
+        stages: list[Any] = list(network.blocks[1:5])
         if shortcut_norm:
-            self.stages[0].res_blocks[0].branch1_norm = nn.BatchNorm3d(24)
+            stages[0].res_blocks[0].branch1_norm = nn.BatchNorm3d(24)
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, video: Tensor) -> Maps:
         """Return the outputs of stages 2 to 5 (see `MotionEncoder.forward`)."""
@@ -54,6 +56,11 @@ class X3DL(MotionEncoder):
             x = stage(x)
             maps.append(x)
         return maps[0], maps[1], maps[2], maps[3]
+
+    @classmethod
+    def options_for(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return whether the first shortcut has a norm."""
+        return {"shortcut_norm": "stages.0.res_blocks.0.branch1_norm.weight" in state_dict}
 
     @classmethod
     def rename(cls, name: str) -> str | None:

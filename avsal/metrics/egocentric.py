@@ -188,7 +188,7 @@ def gaze_auc(pred: Tensor, gaze: Tensor, *, sigma: float = 3.2) -> Tensor:
     reports no AUC.
 
     Args:
-        pred: (..., h, w) non-negative maps.
+        pred: (..., h, w) maps rescaled by `rescale_gaze`.
         gaze: (..., 2) x and y in 0..1, origin top left.
         sigma: standard deviation of the Gaussian in cells, cut at four sigma, borders mirrored.
 

@@ -64,6 +64,7 @@ class GazeMetrics(Metric):
         self.fixation_type, self.positive, self.auc, self.rescale = fixation_type, positive, auc, rescale
         for state in ("_keys", "_counts", "_auc"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self._frames = 0
         self.reset()
 
     @property
@@ -126,13 +127,14 @@ class GazeMetrics(Metric):
         present = torch.ones_like(kept) if labelled is None else labelled.cpu().bool()
         step = torch.arange(steps).expand(clips, steps)
         keys = torch.stack((video.unsqueeze(-1).expand(clips, steps), frame.cpu(), step, kept.long()), -1)
-        auc = gaze_auc(pred, gaze) if self.auc and gaze is not None else torch.zeros((clips, steps)).double()
+        auc = gaze_auc(maps, gaze) if self.auc and gaze is not None else torch.zeros((clips, steps)).double()
         for state, values in (("_keys", keys), ("_counts", rows), ("_auc", auc)):
             getattr(self, state).append(values[present.to(values.device)].to(self.device))
 
     def compute(self) -> dict[str, float]:
         """Return `f1`, `recall`, `precision`, the `threshold` that maximises F1 and, if asked for, `auc`."""
-        _, counts, auc = self._kept()
+        self._table = self._kept()
+        _, counts, auc = self._table
         if len(counts) == 0:
             warnings.warn("no frame is a fixation; every gaze metric is NaN.", stacklevel=2)
             return dict.fromkeys(self.metrics, torch.nan)
@@ -143,7 +145,8 @@ class GazeMetrics(Metric):
 
     def curve(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return (K,) thresholds, mean recall and mean precision."""
-        return self.levels, *self._means(self._kept()[1])
+        self.compute()
+        return self.levels, *self._means(self._table[1])
 
     def per_step(self, threshold: Literal["pooled", "own"] = "pooled") -> list[dict[str, float]]:
         """Return the scores of each anticipation step (output frame), in order.
@@ -152,7 +155,8 @@ class GazeMetrics(Metric):
             threshold: "pooled" scores every step at the threshold that is best for all steps together; "own"
                 chooses one for each.
         """
-        keys, counts, auc = self._kept()
+        self.compute()
+        keys, counts, auc = self._table
         steps = range(int(keys[:, 2].max()) + 1) if len(keys) else range(0)
         return [self._group(keys[:, 2] == step, counts, auc, threshold) for step in steps]
 
@@ -160,20 +164,19 @@ class GazeMetrics(Metric):
         """Return each video's scores at the pooled threshold, and its fixation `frames`.
 
         Args:
-            names: what to call the videos instead of their numbers.
+            names: what to call the videos instead of their numbers. In a distributed run call `compute` on
+                every rank first.
         """
-        keys, counts, auc = self._kept()
+        self.compute()
+        keys, counts, auc = self._table
         videos = keys[:, 0].unique().tolist()
         return {(names or {}).get(v, v): self._group(keys[:, 0] == v, counts, auc, "pooled") for v in videos}
 
     def frames_used(self) -> dict[str, int]:
-        """Return `frames` (all), `frames_f1` (those that are fixations and count) and `videos`."""
-        keys = _join(self._keys)[:, :4].unique(dim=0)
-        return {
-            "frames": len(keys),
-            "frames_f1": int(keys[:, 3].sum()),
-            "videos": len(keys[:, 0].unique()),
-        }
+        """Return `frames` (all), `frames_f1` (those that are fixations and count) and their `videos`."""
+        self.compute()
+        keys = self._table[0]
+        return {"frames": self._frames, "frames_f1": len(keys), "videos": len(keys[:, 0].unique())}
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
         """Draw recall, precision and F1 over the thresholds, with the chosen one, and F1 of every video.
@@ -210,13 +213,15 @@ class GazeMetrics(Metric):
     # -- from counts to scores -----------------------------------------------------------------------
 
     def _kept(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return keys, counts and AUC of the fixation frames, each frame of a clip once, in order of the keys."""
+        """Return keys, counts and AUC of the fixation frames, each frame of a clip once, in order."""
         keys, counts, auc = (_join(s).cpu() for s in (self._keys, self._counts, self._auc))
+        self._frames = 0
         if len(keys) == 0:
             return keys, counts, auc
-        unique, member, count = keys[:, :3].unique(dim=0, return_inverse=True, return_counts=True)
+        _, member, count = keys[:, :3].unique(dim=0, return_inverse=True, return_counts=True)
         order = member.argsort(stable=True)
         first = order[torch.cat((count.new_zeros(1), count.cumsum(0)[:-1]))]
+        self._frames = len(first)
         first = first[keys[first, 3] == 1]
         return keys[first], counts[first], auc[first]
 

@@ -167,6 +167,7 @@ class SaliencyMetrics(Metric):
         if len(keys) == 0:
             warnings.warn("no frame was scored; every metric is NaN.", stacklevel=2)
         self._summary = {
+            "total": total,
             "videos": names.tolist(),
             "means": means,
             "frames": frames,
@@ -236,7 +237,8 @@ class SaliencyMetrics(Metric):
         import matplotlib.pyplot as plt
         import numpy as np
 
-        values, means = self.per_video(), self.compute()
+        values = self.per_video()
+        means = dict(zip(self.metrics, self._summary["total"].tolist(), strict=True))
         if ax is None:
             figure, axes = plt.subplots(
                 1,
@@ -440,5 +442,5 @@ def _once(keys: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         # Mean as first + mean difference, so that equal repetitions give exactly their value.
         rest = torch.zeros_like(merged).index_add_(0, member, scores - merged[member])
         merged += rest / count.unsqueeze(-1)
-    failed = torch.zeros(len(unique), dtype=torch.int64).index_reduce_(0, member, keys[:, 2], "amax")
+    failed = (torch.bincount(member, weights=keys[:, 2].double()) > 0).long()
     return torch.cat((unique, failed.unsqueeze(-1)), -1), merged

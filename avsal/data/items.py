@@ -6,6 +6,7 @@ the readers. Every data set is a list of items.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -175,6 +176,9 @@ class OpenItem:
                 opened.close()
 
 
+_INHERITED: list[Any] = []
+
+
 class OpenItems:
     """A bounded cache of open items, of one process: a forked worker starts with an empty one."""
 
@@ -186,9 +190,9 @@ class OpenItems:
         self._process = -1
 
     def __getitem__(self, index: int) -> OpenItem:
-        import os
-
         if self._process != os.getpid():
+            # Letting go of decoders that were forked would wait for threads that the child does not have.
+            _INHERITED.append(self._open)
             self._open, self._process = OrderedDict(), os.getpid()
         found = self._open.pop(index, None)
         if found is None:

@@ -8,6 +8,7 @@ Validation and test take every frame (or every `stride`-th), one video at a time
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -308,7 +309,7 @@ class TrainingClips(Dataset[Sample]):
         seed: int = 0,
         segment: int | None = SEGMENT,
         flip: float = 0.5,
-        keep_open: int = 8,
+        keep_open: int = 16,
         first_id: int = 0,
         strict: bool = False,
     ) -> None:
@@ -615,7 +616,15 @@ class ClipLoader(DataLoader[Batch]):
         if isinstance(sampler, EpochSampler) and self.batch_size:
             begin = sampler.skip // self.batch_size
         self._yielded = begin
-        for batch in super().__iter__():
+        # A forked worker must never collect what its parent left behind: closing a decoder there waits for
+        # threads that exist in the parent only.
+        gc.collect()
+        gc.freeze()
+        try:
+            batches = super().__iter__()
+        finally:
+            gc.unfreeze()
+        for batch in batches:
             self._yielded += 1
             self.skipped.update(batch.pop("skipped", {}))
             yield batch

@@ -404,6 +404,9 @@ def _scan(path: Path) -> _Table:
     return _Table(np.array(times), None, np.zeros(len(times), dtype=np.int64))
 
 
+_INHERITED: list[Any] = []
+
+
 class VideoReader:
     """Frames at chosen places of a video, for training.
 
@@ -491,7 +494,10 @@ class VideoReader:
                 f"0..{len(table.times) - 1}."
             )
         if self._process != os.getpid():
-            self._forget()  # forked: the parent's file position is not ours to move
+            # Forked: the parent's file position is not ours to move, and freeing its decoder here would wait for
+            # threads that only the parent has.
+            _INHERITED.append(self._source)
+            self._forget()
         order, place = np.unique(wanted, return_inverse=True)
         if self._source is None:
             self._source = self._open(table)
@@ -509,6 +515,8 @@ class VideoReader:
         """Close the file; the next `read` opens it again."""
         if self._source is not None and self._process == os.getpid():
             self._source.close()
+        else:
+            _INHERITED.append(self._source)
         self._forget()
 
     def __enter__(self) -> VideoReader:

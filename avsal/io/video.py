@@ -515,7 +515,7 @@ class VideoReader:
         """Close the file; the next `read` opens it again."""
         if self._source is not None and self._process == os.getpid():
             self._source.close()
-        else:
+        elif self._source is not None:
             _INHERITED.append(self._source)
         self._forget()
 

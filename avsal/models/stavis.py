@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -439,7 +440,8 @@ class STAViSModule(SaliencyModule):
         weight_decay: of every parameter.
         schedule: "multistep" multiplies the rates by 0.1 before each milestone; "cosine" falls to 0 over
             the whole training after a warm-up of 5 %.
-        milestones: epochs, counted from 1, or below 1 a share of the training's epochs.
+        milestones: shares of the training's epochs (below 1), or epochs counted from 1: the defaults are
+            30 and 45 of 60.
         backbone: registry name or file of the trunk's Kinetics weights, loaded when training starts.
         audio_backbone: the same for SoundNet.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
@@ -473,7 +475,7 @@ class STAViSModule(SaliencyModule):
         lr: float | None = None,
         weight_decay: float = 1e-5,
         schedule: Literal["multistep", "cosine"] = "multistep",
-        milestones: Sequence[float] = (30, 45),
+        milestones: Sequence[float] = (0.5, 0.75),
         backbone: str | None = None,
         audio_backbone: str | None = None,
         init_from: str | None = None,
@@ -487,24 +489,7 @@ class STAViSModule(SaliencyModule):
         if audio_backbone and not audiovisual:
             raise ConfigError("audio_backbone is given, but audiovisual=False has no SoundNet; leave it out.")
         self.save_hyperparameters(logger=False)
-        self.network = STAViS(
-            audiovisual,
-            frames,
-            size,
-            localisation=localisation,
-            maps=maps,
-            fusion=fusion,
-            hidden=hidden,
-            dsam_maps=dsam_maps,
-            width=width,
-            blocks=blocks,
-            audio_width=audio_width,
-            audio_samples=audio_samples,
-            audio_pool=audio_pool,
-            visual_pool=visual_pool,
-            projection_relu=projection_relu,
-            via=via,
-        )
+        self.network = STAViS(**{name: self.hparams[name] for name in signature(STAViS).parameters})
         self.deep_supervision: DeepSupervision = deep_supervision
         # What no loss reaches takes no part in training; distributed training would wait for its gradients.
         for name, parameter in self.network.named_parameters():
@@ -529,11 +514,13 @@ class STAViSModule(SaliencyModule):
 
         Args:
             state_dict: entries, perhaps with `module.` before them.
-            **options: the module's constructor arguments.
+            **options: the module's constructor arguments; a single number is taken as a square `size`.
 
         Raises:
             WeightsError: names the entries that are missing, left over or of another shape.
         """
+        if isinstance(options.get("size"), int):
+            options["size"] = (options["size"], options["size"])
         module = cls(**options)
         entries = {
             name: one_dimensional(value) if name.startswith("soundnet8.") else value
@@ -633,7 +620,7 @@ class STAViSModule(SaliencyModule):
             cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         # The authors count epochs from 1 and lower the rate before the milestone's epoch.
-        epochs = [round(m * self._epochs()) if m < 1 else int(m) for m in hp["milestones"]]
+        epochs = [int(m * self._epochs()) if m < 1 else int(m) for m in hp["milestones"]]
         steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, e - 1) for e in epochs], gamma=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
 

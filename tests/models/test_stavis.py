@@ -525,9 +525,11 @@ def test_a_backbone_is_loaded_exactly_and_its_classifier_left_out(monkeypatch: p
 
 
 def test_a_module_rebuilds_itself_from_its_hyperparameters() -> None:
-    module = STAViSModule(localisation="weighted", fusion="late", **SMALL)
+    module = STAViSModule(localisation="weighted", fusion="late", projection_relu=False, **SMALL)
     again = STAViSModule(**module.hparams)
     again.load_state_dict(module.state_dict())
+    assert not again.network.localisation.projection_relu
+    assert again.spec == module.spec
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from avsal.models.base import (
 from avsal.nn.aspp import ASPP
 from avsal.nn.avim import AVIM
 from avsal.nn.cpc import PredictiveCoding
-from avsal.nn.s3d import MEAN, STD, S3DFeatures
+from avsal.nn.s3d import MEAN, STD, S3DFeatures, pad_to_stride
 from avsal.nn.s3d_windows import S3DWindows
 from avsal.nn.vggish import PATCH_SAMPLES, SAMPLE_RATE, LogMel, SmallAudioNet, VGGish
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
@@ -47,8 +47,6 @@ from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 Fusion = Literal["linear", "quadratic", "bilinear"]
 Decoder = Literal["sal", "fcn", "unet"]
 AudioEncoder = Literal["vggish", "small"]
-#: Input pixels per position of the deepest map; other sizes are padded with the mean colour.
-STRIDE = 32
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -246,8 +244,8 @@ class CASPNet(SaliencyNetwork):
         choice("decoder", decoder, get_args(Decoder))
         choice("audio_encoder", audio_encoder, get_args(AudioEncoder))
         check_multiple("frames", frames, 8)
-        if min(size) < STRIDE:
-            raise ConfigError(f"size={tuple(size)}: height and width must be at least {STRIDE} pixels.")
+        if min(size) < 32:
+            raise ConfigError(f"size={tuple(size)}: height and width must be at least 32 pixels.")
         wrong = [stage for stage in stages if stage not in (1, 2, 3, 4)]
         if wrong or len(set(stages)) != len(stages):
             raise ConfigError(f"stages={tuple(stages)}: give each of 1, 2, 3, 4 at most once.")
@@ -385,13 +383,6 @@ def _decoder(name: str, channels: int, steps: Sequence[int], growth: int, width:
     if name == "sal":
         return SalDecoder(channels, steps, growth, width)
     return FCNDecoder(channels, steps) if name == "fcn" else UNetDecoder(channels, steps)
-
-
-def pad_to_stride(video: Tensor, stride: int = STRIDE) -> Tensor:
-    """Return (B, 3, T, H', W') with zeros (the mean colour) below and right, up to multiples of `stride`."""
-    height, width = video.shape[-2:]
-    below, right = -height % stride, -width % stride
-    return F.pad(video, (0, right, 0, below)) if below or right else video
 
 
 class CASPNetRunner(WindowRunner):

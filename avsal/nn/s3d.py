@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Self
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.s3d import SepInceptionBlock3D, TemporalSeparableConv
 from torchvision.ops.misc import Conv3dNormActivation
@@ -71,6 +72,13 @@ def torchvision_name(name: str) -> str | None:
     rest = rest.replace("branch0.0.", "branch0.")
     parts = [_HALVES.get(part, part) for part in rest.split(".")]
     return ".".join(["features", str(index), *parts])
+
+
+def pad_to_stride(video: Tensor, stride: int = STRIDES[-1][1]) -> Tensor:
+    """Return (B, 3, T, H', W') with zeros (the mean colour) below and right, up to multiples of `stride`."""
+    height, width = video.shape[-2:]
+    below, right = -height % stride, -width % stride
+    return F.pad(video, (0, right, 0, below)) if below or right else video
 
 
 class S3DFeatures(nn.Module):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,6 +79,15 @@ class SoundNet(nn.Module):
         """
         return self.taps(waveform)["relu7"]
 
+    def load_published(self, state_dict: Mapping[str, Tensor]) -> Self:
+        """Load published weights under any of the names that `published_name` knows; returns self.
+
+        Raises:
+            WeightsError: names the entries that are missing, left over or of another shape.
+        """
+        entries = {name: one_dimensional(value) for name, value in strip_prefix(state_dict).items()}
+        return load_exact(self, entries, rename=published_name, unused=_HEADS, what="SoundNet file")
+
 
 #: Index in STAViS's `soundnet8` sequence of each convolution; its batch norm is the next entry.
 _SEQUENCE = {0: 0, 4: 1, 8: 2, 11: 3, 14: 4, 18: 5, 21: 6}
@@ -87,7 +95,7 @@ _HEADS = (r"^conv8",)
 
 
 def published_name(name: str) -> str | None:
-    """Return this network's name for an entry of one of the three published naming schemes, or None.
+    """Return this network's name for an entry of one of the three published naming schemes or its own, or None.
 
     `convN, batchnormN` (ViNet), `convN.0, convN.1` (conversion of the TensorFlow port) and
     `soundnet8.{0,1,4,5,…}` (STAViS).
@@ -101,7 +109,7 @@ def published_name(name: str) -> str | None:
         return f"{('convs', 'norms')[int(match[2])]}.{int(match[1]) - 1}.{match[3]}"
     if match := re.fullmatch(r"(conv|batchnorm)([1-7])\.(\w+)", name):
         return f"{'convs' if match[1] == 'conv' else 'norms'}.{int(match[2]) - 1}.{match[3]}"
-    return None
+    return name if re.match(r"(convs|norms)\.[0-6]\.", name) else None
 
 
 def one_dimensional(value: Tensor) -> Tensor:
@@ -124,8 +132,5 @@ def from_published(state_dict: Mapping[str, Tensor]) -> SoundNet:
     Raises:
         WeightsError: names the entries that are missing, left over or of another shape.
     """
-    entries = {name: one_dimensional(value) for name, value in strip_prefix(state_dict).items()}
-    first = [v for k, v in entries.items() if published_name(k) == "convs.0.weight"]
-    with torch.no_grad():
-        network = SoundNet(len(first[0]) if first else 16)
-    return load_exact(network, entries, rename=published_name, unused=_HEADS, what="SoundNet file").eval()
+    first = [v for k, v in strip_prefix(state_dict).items() if published_name(k) == "convs.0.weight"]
+    return SoundNet(len(first[0]) if first else 16).load_published(state_dict).eval()

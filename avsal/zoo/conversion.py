@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,21 @@ from avsal.zoo.store import read_pickle, read_safetensors
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
 
-#: Backbone formats and the function that builds each from its published state dict.
+#: Backbone formats: the function, or the class with `from_published` or `load_published`, that reads each.
 BACKBONES = {
-    "s3d-kinetics": "avsal.nn.s3d:S3D.from_published",
+    "s3d-kinetics": "avsal.nn.s3d:S3DFeatures",
     "soundnet8": "avsal.nn.soundnet:from_published",
-    "vggish": "avsal.nn.vggish:VGGish.from_published",
+    "vggish": "avsal.nn.vggish:VGGish",
     "resnet3d50-kinetics": "avsal.nn.resnet3d:from_published",
     "mvit-b": "avsal.nn.mvit:from_published",
+    "resnet18-vggsound": "avsal.nn.audioresnet:AudioResNet18",
+    "image-saliency-convnext": "avsal.nn.imagesaliency:ImageSaliencyEncoder",
+    "mvitv2s": "avsal.nn.mvit2:MViTv2S",
+    "videoswins": "avsal.nn.swin3d:VideoSwinS",
+    "x3dl": "avsal.nn.x3d:X3DL",
+    "slowfast4x16": "avsal.nn.slowfast:SlowFast4x16",
+    "uniformerb": "avsal.nn.uniformer:UniFormerB",
+    "morphmlps": "avsal.nn.morphmlp:MorphMLPS",
 }
 
 #: Where research code keeps the state dict inside a checkpoint.
@@ -90,7 +97,7 @@ def convert_backbone(format: str, state_dict: Mapping[str, Tensor]) -> nn.Module
     """Return a backbone with published weights, whichever of its published namings the entries use.
 
     Args:
-        format: "s3d-kinetics", "soundnet8", "vggish", "resnet3d50-kinetics" or "mvit-b".
+        format: one of `BACKBONES`, such as "s3d-kinetics", "soundnet8", "vggish", "resnet3d50-kinetics", "mvit-b".
         state_dict: entries under published names, with or without `module.` before them.
 
     Returns:
@@ -103,8 +110,16 @@ def convert_backbone(format: str, state_dict: Mapping[str, Tensor]) -> nn.Module
         raise WeightsError(
             f"There is no backbone format {format!r}; the formats are: {', '.join(BACKBONES)}."
         )
-    where, function = BACKBONES[format].split(":")
-    network: nn.Module = attrgetter(function)(import_module(where))(_tensors(state_dict))
+    where, name = BACKBONES[format].split(":")
+    build: Any = getattr(import_module(where), name)
+    entries = _tensors(state_dict)
+    network: nn.Module
+    if not isinstance(build, type):
+        network = build(entries)
+    elif hasattr(build, "from_published"):
+        network = build.from_published(entries)
+    else:
+        network = build().load_published(entries)  # type: ignore[attr-defined]
     return network.to(device="cpu", dtype=torch.float32).eval()
 
 

@@ -73,18 +73,23 @@ def fetch_from_hub(
                 orphan.unlink(missing_ok=True)
         before = {entry.name for entry in blobs.glob("*")}
         path = get(force)
-        was_cached = path.resolve().name in before and not force
-        fault = _fault(path, sha256)
+        was_cached = _blob(path).name in before and not force
+        digest = sha256_of(path)
+        fault = _fault(path, digest, sha256)
         if fault and was_cached:
+            if offline(local_files_only):
+                raise WeightsError(
+                    f"{repo}/{file}: the cached copy is damaged ({fault}), and fetching is switched off"
+                )
             logger.warning("The cached copy of %s/%s is damaged (%s); fetching it again.", repo, file, fault)
             _forget(path)
-            path = get(True)
-            was_cached, fault = False, _fault(path, sha256)
+            path, was_cached = get(True), False
+            digest = sha256_of(path)
+            fault = _fault(path, digest, sha256)
         if fault:
             _forget(path)
             raise WeightsError(f"{repo}/{file}: {fault}; the file was refused")
-        origin = f"hub:{repo}@{_commit(path)}/{file}"
-        return Fetched(path, origin, sha256_of(path), path.stat().st_size, was_cached)
+        return Fetched(path, f"hub:{repo}@{_commit(path)}/{file}", digest, path.stat().st_size, was_cached)
 
 
 def _commit(path: Path) -> str:
@@ -93,23 +98,29 @@ def _commit(path: Path) -> str:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "?"
 
 
+def _blob(path: Path) -> Path:
+    """Return the blob that a snapshot's file points to: its name is the Hub's own checksum.
+
+    One step only: the blob may itself point into a store that repositories share, under other names.
+    """
+    return path.parent / os.readlink(path) if path.is_symlink() else path
+
+
 def _forget(path: Path) -> None:
-    blob = path.resolve()
-    path.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)
+    for link in (path.resolve(), _blob(path), path):
+        link.unlink(missing_ok=True)
 
 
-def _fault(path: Path, sha256: str | None) -> str | None:
-    """Say what is wrong with a file of the Hub's cache, whose blob's name is the Hub's own checksum."""
-    listed = path.resolve().name
+def _fault(path: Path, found: str, sha256: str | None) -> str | None:
+    """Say what is wrong with a file of the Hub's cache; None if it is what it must be, as far as is known."""
+    listed = _blob(path).name
     if sha256 is not None or re.fullmatch(r"[0-9a-f]{64}", listed):
         expected = sha256 or listed
-        found = sha256_of(path)
         return None if found == expected else f"sha256 {found[:16]}…, expected {expected[:16]}…"
     if re.fullmatch(r"[0-9a-f]{40}", listed):
         content = path.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        return None if found == listed else f"git id {found[:12]}…, expected {listed[:12]}…"
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        return None if git == listed else f"git id {git[:12]}…, expected {listed[:12]}…"
     return None
 
 

@@ -25,7 +25,15 @@ CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
 #: Arguments that say where a training started. They are stored as None: the weights that came of it are in the
 #: file, and training it further must not load the old start over them.
-_START = ("init_from", "backbone", "audio_backbone")
+_START = (
+    "init_from",
+    "backbone",
+    "audio_backbone",
+    "motion_weights",
+    "audio_weights",
+    "image_weights",
+    "imagenet_weights",
+)
 
 
 def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:

@@ -244,16 +244,15 @@ class AvsalCLI(LightningCLI):
                 and config.get("enable_checkpointing") is not False
                 and not config.get("fast_dev_run")
             ):
-                wanted.append(
-                    ModelCheckpoint(
-                        dirpath=self.run_folder / "checkpoints",
-                        filename="best-{epoch:03d}",
-                        monitor=self.model.monitor,
-                        mode="max",
-                        save_last=True,
-                        save_on_train_epoch_end=True,
-                    )
+                folder = self.run_folder / "checkpoints"
+                best = ModelCheckpoint(
+                    folder, filename="best-{epoch:03d}", monitor=self.model.monitor, mode="max",
+                    save_on_train_epoch_end=False,
+                )  # fmt: skip
+                last = ModelCheckpoint(
+                    folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
                 )
+                wanted += [best, last]
         if self.subcommand == "test":
             wanted.append(WriteResults())
         bars = any(isinstance(callback, TQDMProgressBar | RichProgressBar) for callback in given)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
@@ -204,7 +204,7 @@ class SaliencyModule(L.LightningModule):
         self.load_state_dict(fitting, strict=False)
         fresh = sorted({".".join(k.split(".")[:3]) for k in own if k not in fitting})
         left = sorted({".".join(k.split(".")[:3]) for k in theirs if k not in fitting})
-        self.print(
+        rank_zero_info(
             f"Initialised {len(fitting)} of {len(own)} entries from {source}"
             + (f"; newly initialised: {', '.join(fresh)}" if fresh else "")
             + (f"; not used: {', '.join(left)}" if left else "")

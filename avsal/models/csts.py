@@ -546,8 +546,12 @@ class CSTS(SaliencyNetwork):
             theirs["pos_embed_temporal"] = resize_times(
                 theirs["pos_embed_temporal"], self.pos_embed_temporal.shape[1]
             )
-        names = ("pos_embed_spatial", "pos_embed_temporal", "patch_embed.", "blocks.")
-        own = {name: value for name, value in self.state_dict().items() if name.startswith(names)}
+        own = {
+            name: value
+            for name, value in self.state_dict().items()
+            if name in ("pos_embed_spatial", "pos_embed_temporal")
+            or name.startswith(("patch_embed.", "blocks."))
+        }
         wrong = [n for n, v in own.items() if n not in theirs or theirs[n].shape != v.shape] + sorted(
             set(theirs) - set(own)
         )

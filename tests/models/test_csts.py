@@ -260,7 +260,7 @@ def test_a_short_waveform_is_followed_by_silence() -> None:
     wave = torch.randn(1, 1600)  # 20 of 64 columns
     windows = network.frontend(wave, None, None, torch.tensor([[0.0, 0.05, 0.1, 0.2]]))
     assert windows is not None
-    assert (windows[0, 0, :, :, 20:] == pytest.approx(SILENCE)).all()
+    torch.testing.assert_close(windows[0, 0, :, :, 20:], torch.full((4, 32, 44), SILENCE))
     torch.testing.assert_close(windows[0, 0, 0, :, :19], network.windows.spectrogram(wave)[0, :, :19])
 
 
@@ -466,14 +466,22 @@ def trainer(folder: Path, **options: Any) -> L.Trainer:
 
 
 def test_the_recipe_decays_matrices_clips_and_falls_to_the_last_rate(tmp_path: Path) -> None:
-    module = small(lr=1e-2, min_lr=1e-4, clip_norm=1e-3, alpha=1.0)
-    norms: list[float] = []
+    norms: list[tuple[float, float]] = []
 
-    class Watch(L.Callback):
-        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            norms.append(float(nn.utils.get_total_norm([p.grad for p in pl_module.parameters()])))
+    class Watched(CSTSModule):
+        def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
+            def norm() -> float:
+                return float(
+                    nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+                )
 
-    fit = trainer(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[Watch()])
+            before = norm()
+            super().configure_gradient_clipping(*args, **options)
+            norms.append((before, norm()))
+
+    torch.manual_seed(0)
+    module = Watched(**SMALL, lr=1e-2, min_lr=1e-4)
+    fit = trainer(tmp_path, max_epochs=3, limit_val_batches=0)
     fit.fit(module, torch.utils.data.DataLoader(_Clips(), batch_size=2))
     optimizer = module.optimizers().optimizer  # type: ignore[union-attr]
     decayed, free = optimizer.param_groups
@@ -483,8 +491,8 @@ def test_the_recipe_decays_matrices_clips_and_falls_to_the_last_rate(tmp_path: P
     assert any(p is module.network.pos_embed_spatial for p in decayed["params"])
     assert decayed["lr"] == pytest.approx(1e-4)
     assert len(norms) == 6
-    # Lightning clips before this hook in automatic optimisation, so what arrives is clipped.
-    assert max(norms) <= 1e-3 * 1.001
+    assert max(before for before, _ in norms) > 1.0
+    assert all(after == pytest.approx(min(before, 1.0), rel=1e-3) for before, after in norms)
 
 
 def test_test_scores_the_adaptive_f1_of_its_data_set(tmp_path: Path) -> None:
@@ -543,7 +551,8 @@ def _rank(rank: int, port: int, folder: str) -> None:
 
         whole = small_batch(4, seed=11)
         half = {n: v[2 * rank : 2 * rank + 2] for n, v in whole.items()}  # type: ignore[index]
-        nn.parallel.DistributedDataParallel(Loss())(half).backward()
+        parallel = nn.parallel.DistributedDataParallel(Loss())
+        parallel(half).backward()
         if rank == 1:  # the rank that the released code gives the other one's gradients
             torch.save({n: p.grad for n, p in module.named_parameters()}, Path(folder) / "gradients.pt")
     finally:
@@ -562,5 +571,5 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: 
     assert float(module.network.audio_proj.weight.grad.norm()) > 1e-4  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(
-            shared[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            shared[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )

@@ -280,7 +280,23 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s\[\]()\-/:]+", "_", name.strip().lower()).strip("_")
 
 
+def _open_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        raise DataError(f"{path}: reading Parquet needs the package pyarrow: pip install pyarrow.") from error
+    try:
+        table = read_table(path)
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path}: the gaze table cannot be read ({error}).") from error
+    columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
+    return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
+
+
 def _open(path: Path) -> tuple[list[str], list[list[str]]]:
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return _open_parquet(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

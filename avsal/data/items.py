@@ -359,6 +359,17 @@ class PointAnnotation:
             return None
         return density_from_fixations(points, self.size, self.sigma)
 
+    def density_at(self, frame: int, size: tuple[int, int]) -> NDArray[np.float32] | None:
+        """Return the map of a frame drawn on a grid of another size: what resizing it would give, in less time."""
+        points, _ = self.table.at(frame)
+        if len(points) == 0 or self.sigma is None:
+            return None
+        scale = np.array(size) / np.array(self.size)
+        down, across = (self.sigma, self.sigma) if isinstance(self.sigma, (int, float)) else self.sigma
+        return density_from_fixations(
+            (points + 0.5) * scale - 0.5, size, (float(down * scale[0]), float(across * scale[1]))
+        )
+
     def fixations(self, frame: int) -> tuple[IntArray, IntArray]:
         """Return the points and observers of a frame."""
         return self.table.at(frame)
@@ -390,6 +401,42 @@ class StillAnnotation:
     def union(self) -> IntArray:
         """Return the image's fixated pixels."""
         return self._of.union()
+
+
+class MapVideo:
+    """Densities as a grey-scale video, with fixations from elsewhere (AViMoS, CrowdSAL, users' own maps).
+
+    Args:
+        path: the video; its grey value over 255 is the density.
+        table: fixations on the same grid, or None.
+    """
+
+    def __init__(self, path: Path, table: FixationTable | None = None) -> None:
+        from avsal.io.video import VideoReader
+
+        self.path, self.table = path, table
+        self._reader = VideoReader(path)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the video."""
+        info = self._reader.info
+        return info.height, info.width
+
+    def density(self, frame: int) -> NDArray[np.float32] | None:
+        """Return the map of a frame; None beyond the video's end, or where the map is black."""
+        if not 0 <= frame < len(self._reader):
+            return None
+        grey = self._reader.read([frame])[0, :, :, 0]
+        return grey.astype(np.float32) / np.float32(255) if grey.any() else None
+
+    def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
+        """Return the points and observers of a frame."""
+        return self.table.at(frame) if self.table is not None else None
+
+    def union(self) -> IntArray:
+        """Return the distinct pixels of all frames."""
+        return distinct(self.table.points, self.size) if self.table is not None else NO_POINTS
 
 
 def distinct(points: IntArray, size: tuple[int, int]) -> IntArray:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from avsal.data.gaze import IntArray, read_fixations
 from avsal.data.items import (
+    IMAGE_SUFFIXES,
     NO_IDS,
     NO_POINTS,
     Annotation,
@@ -97,18 +98,40 @@ def fold_list(root: Path, name: str, split: str, fold: int | None) -> Path | Non
 
 
 class FolderAnnotation:
-    """`maps/eyeMap_*.jpg` and `fixMap_*.mat` of one video, found by one listing of each folder."""
+    """Numbered maps and fixation images of one video, found by one listing of each folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: holds `maps/` and `fixMap_*.mat`.
+        maps: the folder of the maps, if it is another.
+        points: the folder of the fixation images (.mat or .png), if it is another.
+        images: the folder of the frames; the k-th frame has the number in its name. Without it, k counts from 1.
+    """
+
+    def __init__(
+        self, folder: Path, *, maps: Path | None = None, points: Path | None = None, images: Path | None = None
+    ) -> None:
         self.folder = folder
+        self._map_folder, self._point_folder, self._images = maps or folder / "maps", points or folder, images
 
     @cached_property
     def _maps(self) -> dict[int, Path]:
-        return _numbered(self.folder / "maps", (".jpg", ".jpeg", ".png", ".tif", ".tiff"))
+        return _numbered(self._map_folder, (".jpg", ".jpeg", ".png", ".tif", ".tiff"))
 
     @cached_property
     def _points(self) -> dict[int, Path]:
-        return _numbered(self.folder, (".mat",))
+        found = _numbered(self._point_folder, (".mat",))
+        if not found and self._point_folder != self.folder:
+            found = _numbered(self._point_folder, (".png",)) or _numbered(self._point_folder / "maps", (".mat",))
+        return found
+
+    @cached_property
+    def _numbers(self) -> list[int] | None:
+        return list(_numbered(self._images, IMAGE_SUFFIXES)) if self._images is not None else None
+
+    def _number(self, frame: int) -> int:
+        if self._numbers is None:
+            return frame + 1
+        return self._numbers[frame] if frame < len(self._numbers) else -1
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -123,7 +146,7 @@ class FolderAnnotation:
 
     def density(self, frame: int) -> NDArray[np.float32] | None:
         """Return the map of a frame; None without a file, or where the map is empty."""
-        path = self._maps.get(frame + 1)
+        path = self._maps.get(self._number(frame))
         if path is None:
             return None
         density = read_map(path)
@@ -131,7 +154,7 @@ class FolderAnnotation:
 
     def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
         """Return the fixated pixels of a frame; the source does not know observers."""
-        path = self._points.get(frame + 1)
+        path = self._points.get(self._number(frame))
         if path is None:
             return (NO_POINTS, NO_IDS) if self._points else None
         points = np.argwhere(read_fixation_image(path) > 0).astype(np.int64)
@@ -192,12 +215,14 @@ class OpenLayoutAnnotation:
 
     Attributes:
         folder: `annotations/<set>/<video>`.
+        images: the folder of the frames, whose numbers count, where there are frames.
         video: the video, for the size of the grid of `fixations.csv`.
         size: (H, W) of that grid where it is known.
         sigma: Gaussian of the densities made from `fixations.csv`, in pixels.
     """
 
     folder: Path
+    images: Path | None = None
     video: Path | None = None
     size: tuple[int, int] | None = None
     sigma: float | None = None
@@ -206,7 +231,7 @@ class OpenLayoutAnnotation:
         """Return the annotation of the folder."""
         points = self.folder / "fixations.csv"
         if not points.is_file() or (self.folder / "maps").is_dir():
-            return FolderAnnotation(self.folder)
+            return FolderAnnotation(self.folder, images=self.images)
         size = self.size
         if size is None:
             if self.video is None:
@@ -219,8 +244,8 @@ class OpenLayoutAnnotation:
 
 
 def default_sigma(size: tuple[int, int]) -> float:
-    """Return the Gaussian used where a set does not say: 1/20 of the width, about one degree of a video."""
-    return size[1] / 20
+    """Return the Gaussian used where a set does not say: 1/30 of the width, about one degree on a screen."""
+    return size[1] / 30
 
 
 @dataclass(frozen=True)
@@ -300,7 +325,7 @@ def layout_item(root: Path, name: str, entry: ListEntry, marker: dict[str, Any] 
         entry.frames,
         entry.fps,
         OpenVideo(video) if video is not None else OpenFolder(frames, entry.fps),
-        OpenLayoutAnnotation(annotation, video, size, marker.get("sigma")),
+        OpenLayoutAnnotation(annotation, None if video else frames, video, size, marker.get("sigma")),
         wav if wav.is_file() else video,
         OpenGazeTrack(gaze) if gaze.is_file() else None,
         files=tuple(p for p in (video or frames, annotation) if p is not None),

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map
-from avsal.data.items import OpenItem, OpenItems, VideoItem
+from avsal.data.items import Annotation, OpenItem, OpenItems, VideoItem
 from avsal.errors import AvsalError, DataError
 from avsal.types import Batch, ClipSpec, Coverage
 
@@ -190,12 +190,12 @@ class Sampling:
         place = _Placement(size, self.spec, self.native)
         densities, points, observers, negatives, labelled = [], [], [], [], []
         for k in frames.tolist():
-            density, fixations = annotation.density(k), annotation.fixations(k)
+            density, fixations = place.density(annotation, k), annotation.fixations(k)
             where, who = (
                 fixations if fixations is not None else (np.zeros((0, 2), np.int64), np.zeros(0, np.int64))
             )
             labelled.append(density is not None or len(where) > 0)
-            densities.append(place.map(density))
+            densities.append(density if density is not None else torch.zeros(place.out))
             kept, mask = place.points(torch.from_numpy(where))
             points.append(kept)
             observers.append(torch.from_numpy(who)[mask])
@@ -251,20 +251,25 @@ class _Placement:
                 resized = size
             self._crop = (resized, offset)
 
-    def map(self, density: NDArray[np.float32] | None) -> Tensor:
+    def density(self, annotation: Annotation, frame: int) -> Tensor | None:
+        """Return the map of a frame on the output grid, None where there is none."""
+        draw = getattr(annotation, "density_at", None)
+        if draw is not None and self._crop is None:
+            drawn = draw(frame, self.out)
+            return None if drawn is None else torch.from_numpy(drawn)
+        density = annotation.density(frame)
         if density is None:
-            return torch.zeros(self.out)
+            return None
         if density.shape != self.size:
             raise DataError(
-                f"a map of {density.shape[0]}x{density.shape[1]} in a video of {self.size[0]}x{self.size[1]}."
+                f"frame {frame}: a map of {density.shape[0]}x{density.shape[1]} among maps of "
+                f"{self.size[0]}x{self.size[1]}."
             )
         tensor = torch.from_numpy(np.ascontiguousarray(density))
         if self._crop is None:
             return resize_map(tensor, self.out)
         (height, width), (top, left) = self._crop
-        return resize_map(tensor, (height, width))[
-            top : top + self.out[0], left : left + self.out[1]
-        ].contiguous()
+        return resize_map(tensor, (height, width))[top : top + self.out[0], left : left + self.out[1]].contiguous()
 
     def points(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the points on the output grid and which of them lie on it."""

@@ -1,0 +1,188 @@
+"""Recordings as the eye tracker left them: DIEM's event files, Lund 2013's labelled samples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsal.data.gaze import FixationTable
+from avsal.data.items import Annotation, PointAnnotation
+from avsal.data.matfile import load_mat
+from avsal.errors import ConfigError, DataError
+
+Eyes = Literal["mean", "left", "right", "both"]
+
+#: DIEM showed its videos in the middle of a screen of this (width, height).
+DIEM_SCREEN = (1280, 960)
+#: Lund 2013: labels that hold the eye on something (fixation, smooth pursuit).
+LUND_LOOKING = (1, 4)
+_SIZE = re.compile(r"_(\d{2,5})x(\d{2,5})$")
+
+
+def size_in_name(name: str) -> tuple[int, int]:
+    """Return (height, width) from a DIEM video's name, which ends in `_<W>x<H>`.
+
+    Raises:
+        DataError: it does not.
+    """
+    match = _SIZE.search(name)
+    if not match:
+        raise DataError(f"{name}: a DIEM name ends in the video's size, as in 'DIY_SOS_1280x712'.")
+    return int(match.group(2)), int(match.group(1))
+
+
+def read_diem_events(
+    path: Path, size: tuple[int, int], *, eyes: Eyes = "mean"
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read one observer's event file: fixations in the video's own pixels.
+
+    The nine columns are frame (from 1, 30 Hz) and, for the left and the right eye, x, y, pupil and event (-1 error,
+    0 blink, 1 fixation, 2 saccade). Coordinates are those of the screen; the video stood in its middle.
+
+    Args:
+        path: a tab-separated text file without a header.
+        size: (H, W) of the video.
+        eyes: "mean" averages the eyes where both fixate and takes the one that does otherwise; "left" and "right"
+            take one eye; "both" gives each eye's point.
+
+    Returns:
+        (N,) 0-based frames and (N, 2) x and y in pixels; points may lie outside the video.
+
+    Raises:
+        DataError: the file is not such a table.
+    """
+    if eyes not in ("mean", "left", "right", "both"):
+        raise ConfigError(f"eyes={eyes!r} is not known; allowed: mean, left, right, both.")
+    try:
+        table = np.loadtxt(path, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a DIEM event file ({error}).") from error
+    if table.shape[1] != 9:
+        raise DataError(f"{path}: a DIEM event file has 9 columns, this one has {table.shape[1]}.")
+    frame = table[:, 0].astype(np.int64) - 1
+    left, right = table[:, 1:3], table[:, 5:7]
+    seen_left, seen_right = table[:, 4] == 1, table[:, 8] == 1
+    if eyes == "left":
+        frames, points = frame[seen_left], left[seen_left]
+    elif eyes == "right":
+        frames, points = frame[seen_right], right[seen_right]
+    elif eyes == "both":
+        frames = np.concatenate([frame[seen_left], frame[seen_right]])
+        points = np.concatenate([left[seen_left], right[seen_right]])
+    else:
+        any_eye = seen_left | seen_right
+        weights = np.stack([seen_left, seen_right]).astype(float)[:, :, None]
+        mean = (np.stack([left, right]) * weights).sum(0) / np.maximum(weights.sum(0), 1)
+        frames, points = frame[any_eye], mean[any_eye]
+    margin = ((DIEM_SCREEN[0] - size[1]) / 2, (DIEM_SCREEN[1] - size[0]) / 2)
+    return frames, points - np.array(margin)
+
+
+@dataclass(frozen=True)
+class OpenDIEMEvents:
+    """Opens all event files of one DIEM video as its annotation.
+
+    Attributes:
+        files: one file for each observer.
+        size: (H, W) of the video.
+        eyes: see `read_diem_events`.
+        sigma: Gaussian of the density in pixels.
+    """
+
+    files: tuple[Path, ...]
+    size: tuple[int, int]
+    eyes: Eyes = "mean"
+    sigma: float | None = None
+
+    def __call__(self) -> Annotation:
+        """Return the annotation of all observers."""
+        parts = [read_diem_events(path, self.size, eyes=self.eyes) for path in self.files]
+        who = np.concatenate([np.full(len(f), k) for k, (f, _) in enumerate(parts)]) if parts else np.zeros(0)
+        frames = np.concatenate([f for f, _ in parts]) if parts else np.zeros(0)
+        points = np.concatenate([p for _, p in parts]) if parts else np.zeros((0, 2))
+        table = FixationTable.build(frames, points[:, 0], points[:, 1], who, self.size)
+        return PointAnnotation(table, self.sigma or self.size[1] / 30)
+
+
+@dataclass(frozen=True)
+class LundSamples:
+    """Samples of one observer with hand labels.
+
+    Attributes:
+        time: (n,) seconds from the first sample.
+        x: (n,) screen pixels from the left, NaN where lost.
+        y: (n,) screen pixels from the top.
+        label: (n,) 1 fixation, 2 saccade, 3 post-saccadic oscillation, 4 smooth pursuit, 5 blink, 6 undefined.
+        screen: (H, W) of the screen.
+    """
+
+    time: NDArray[np.float64]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    label: NDArray[np.int64]
+    screen: tuple[int, int]
+
+
+def read_lund(path: Path) -> LundSamples:
+    """Read a `*_labelled_<annotator>.mat` of Lund 2013 (`ETdata.pos`: time in us, pupils, gaze in pixels, label).
+
+    Raises:
+        DataError: the file is not one.
+    """
+    content = load_mat(path).get("ETdata")
+    pos = content.get("pos") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(pos, np.ndarray) or pos.ndim != 2 or pos.shape[1] != 6:
+        raise DataError(f"{path}: no 'ETdata.pos' with six columns, as Lund 2013 files have.")
+    rate = float(content.get("sampFreq", 500))
+    stamps = pos[:, 0].astype(np.float64)
+    # Some files count samples instead of microseconds, or repeat stamps: then the rate is the clock.
+    steady = len(stamps) > 1 and np.median(np.diff(stamps)) > 100
+    time = (stamps - stamps[0]) * 1e-6 if steady else np.arange(len(pos)) / rate
+    x, y = pos[:, 3].astype(np.float64), pos[:, 4].astype(np.float64)
+    lost = (x == 0) & (y == 0)
+    width, height = (int(v) for v in np.asarray(content.get("screenRes", (1024, 768))).ravel()[:2])
+    return LundSamples(time, np.where(lost, np.nan, x), np.where(lost, np.nan, y), pos[:, 5].astype(np.int64), (height, width))
+
+
+def lund_fixations(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    fps: float,
+    *,
+    placement: Literal["fit", "centre"] = "fit",
+    labels: Sequence[int] = LUND_LOOKING,
+    frames: int | None = None,
+) -> FixationTable:
+    """Return where the observers of one clip looked, frame by frame.
+
+    Each observer has one point for a frame: the median of the samples of that frame that carry a looking label.
+    The publication does not state how the clips were placed on the screen.
+
+    Args:
+        files: one file for each observer.
+        size: (H, W) of the clip.
+        fps: its rate.
+        placement: "fit" scales the clip to the screen, "centre" shows it pixel for pixel in the middle.
+        labels: labels that count; fixations and pursuit by default (saccades are dropped).
+        frames: number of frames of the clip.
+    """
+    rows: list[tuple[float, float, float, int]] = []
+    for observer, path in enumerate(files):
+        samples = read_lund(path)
+        height, width = samples.screen
+        scale = min(width / size[1], height / size[0]) if placement == "fit" else 1.0
+        x = (samples.x - (width - size[1] * scale) / 2) / scale
+        y = (samples.y - (height - size[0] * scale) / 2) / scale
+        frame = np.floor(samples.time * fps + 1e-6).astype(np.int64)
+        keep = np.isin(samples.label, labels) & np.isfinite(x) & np.isfinite(y)
+        for k in np.unique(frame[keep]):
+            here = keep & (frame == k)
+            rows.append((float(k), float(np.median(x[here])), float(np.median(y[here])), observer))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    return FixationTable.build(table[:, 0], table[:, 1], table[:, 2], table[:, 3], size, frames)

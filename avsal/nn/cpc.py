@@ -67,7 +67,7 @@ class PredictiveCoding(nn.Module):
         strides = [(1, 2, 2)] + [(2, 2, 2)] * (layers - 1)
         self.up = nn.ModuleList(nn.Conv3d(channels, channels, 3, s, 1) for s in strides)
         self.down = nn.ModuleList(nn.ConvTranspose3d(channels, channels, 3, s, 1) for s in strides)
-        for layer in (*self.up, *self.down):
+        for layer in (self.audio, *self.up, *self.down):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
         # Learnable steps live as logits, so that training keeps them between 0 and 1.

@@ -15,9 +15,11 @@ import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from avsal.errors import ConfigError, WeightsError
 from avsal.models.base import SaliencyModule, model_name
+from avsal.zoo.store import START_ARGUMENTS
 
 #: Everything that may stand at the top of a configuration file.
 TOP_KEYS = (
@@ -30,8 +32,6 @@ TOP_KEYS = (
     "return_predictions",
     "weights_only",
 )
-#: Hyper-parameters that say where a run starts, not what the model is: they may differ on resuming.
-START_ONLY = {"init_from", "backbone", "pretrained"}
 _RUN = "AVSAL_RUN_FOLDER"
 
 
@@ -84,6 +84,24 @@ class SaveConfig(SaveConfigCallback):
         """Save the configuration if the run has a folder."""
         if trainer.log_dir is not None and trainer.logger is not None:
             super().setup(trainer, pl_module, stage)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints beside their final name and rename: a killed run leaves the previous one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Save to `path` in one step."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 class SeedEpochs(Callback):
@@ -221,6 +239,10 @@ class AvsalCLI(LightningCLI):
             ]
         elif config.get("logger") is None:
             kwargs["logger"] = False
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         config["callbacks"] = [*self._missing_callbacks(config), *(config.get("callbacks") or [])]
         return super().instantiate_trainer(**kwargs)
 
@@ -293,7 +315,7 @@ def check_checkpoint(path: Path, model: SaliencyModule) -> None:
     theirs, ours = dict(written["arguments"]), dict(model.hparams)
     different = [
         f"{key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured"
-        for key in sorted({*theirs, *ours} - START_ONLY)
+        for key in sorted({*theirs, *ours} - set(START_ARGUMENTS))
         if _plain(theirs.get(key)) != _plain(ours.get(key))
     ]
     if different:

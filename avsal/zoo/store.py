@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
 #: Arguments that say where a training started. They are stored as None: the weights that came of it are in the
 #: file, and training it further must not load the old start over them.
-_START = (
+START_ARGUMENTS = (
     "init_from",
     "backbone",
     "audio_backbone",
@@ -45,7 +45,7 @@ def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:
     """
     from avsal.models.base import model_name
 
-    arguments = {key: None if key in _START else value for key, value in dict(module.hparams).items()}
+    arguments = {key: None if key in START_ARGUMENTS else value for key, value in dict(module.hparams).items()}
     return {
         "format_version": FORMAT_VERSION,
         "model": model_name(module),

@@ -309,12 +309,15 @@ def log_spectrogram(waveform: Tensor) -> Tensor:
     """Return the standardised log-power spectrogram (B, 257, S // 160 + 1) of waveforms (B, S) at 16 kHz.
 
     512-sample periodic Hann windows every 160 samples, centred, reflect padding; log(power + 1e-6); every
-    column minus its mean over the 257 bins, divided by its standard deviation + 1e-6.
+    column minus its mean over the 257 bins, divided by its standard deviation + 1e-6; silent columns are 0.
     """
     window = torch.hann_window(512, device=waveform.device)
     power = power_spectrogram(waveform.float(), 0, window, 512, 160, 512, power=2.0, normalized=False)
     log = torch.log(power + 1e-6)
-    return (log - log.mean(1, keepdim=True)) / (log.std(1, keepdim=True) + 1e-6)
+    deviation = log.std(1, keepdim=True)
+    standardised = (log - log.mean(1, keepdim=True)) / (deviation + 1e-6)
+    # In digital silence mean and deviation are rounding errors, and so would be their quotient.
+    return torch.where(deviation > 1e-4, standardised, torch.zeros_like(standardised))
 
 
 def audio_visual_loss(

@@ -136,7 +136,7 @@ class AudioStream:
         from torchaudio.functional import resample
 
         assert self._track is not None
-        if begin < 0:
+        if begin < 0 or (self._track.finished and begin >= self._scaled(self._track.length)):
             return torch.zeros(size)
         shared = math.gcd(self._own_rate, self.rate)
         old, new = self._own_rate // shared, self.rate // shared
@@ -180,14 +180,20 @@ def load_audio(path: StrPath, rate: int | None = None) -> tuple[Tensor, int, boo
         MediaError: the file is missing, empty or not media.
     """
     with AudioStream(path, rate=rate) as stream:
-        if stream._track is None:
+        track, own = stream._track, stream._own_rate
+        if track is None:
             return torch.zeros(0), stream.rate, False
-        pieces = []
-        step, begin = 60 * stream.rate, 0
-        while not stream._track.finished:
-            pieces.append(stream.read(begin, begin + step))
-            begin += step
-        return torch.cat(pieces)[: stream.length], stream.rate, True
+        pieces: list[Tensor] = []
+        minute = 60 * own
+        while not track.finished:
+            begin = len(pieces) * minute
+            pieces.append(torch.from_numpy(track.read(begin, begin + minute)))
+        samples = torch.cat(pieces)[: track.length]
+    if stream.rate != own:
+        from torchaudio.functional import resample
+
+        samples = resample(samples, own, stream.rate)
+    return samples, stream.rate, True
 
 
 class _Track:

@@ -396,7 +396,14 @@ class _Sound:
             for frame in frames:
                 if frame.pts is not None and frame.time_base is not None:
                     frame.pts -= round(self._origin / frame.time_base)
-                for ready in resampler.resample(frame):
+                try:
+                    mixed = resampler.resample(frame)
+                except DECODE_ERRORS:  # FFmpeg cannot mix channels that have no names
+                    warnings.warn(
+                        f"{self._path}: the sound cannot be mixed; the video has none.", stacklevel=2
+                    )
+                    return
+                for ready in mixed:
                     yield from self._encode(ready)
         for ready in resampler.resample(None):
             yield from self._encode(ready)

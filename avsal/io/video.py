@@ -162,7 +162,7 @@ class _Painter:
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
         )
         image = rgb.to_ndarray()
-        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+        return np.ascontiguousarray(np.rot90(image, turns))
 
 
 def probe(path: StrPath) -> MediaInfo:
@@ -533,6 +533,7 @@ class _PyAVSource:
         self._path, self._table = path, table
         self._painter = _Painter()
         self._container: InputContainer | None = None
+        self._seekable = True
         self._rewind()
 
     def _rewind(self) -> None:
@@ -540,7 +541,6 @@ class _PyAVSource:
         self._container = open_media(self._path)
         self._stream = require_video(self._container, self._path)
         self._stream.thread_type = ThreadType.AUTO
-        self._seeks_by_index = container_family(self._container) != "other"
         self._start()
 
     def _start(self) -> None:
@@ -577,10 +577,15 @@ class _PyAVSource:
         if self._table.pts is None:
             return self._find_by_count(index)
         key = int(self._table.key[index])
-        if self._hand is None or index < self._position or key > self._position:
-            self._seek(key)
-            if self._hand is None or self._number(self._hand) > index:
+        if self._hand is None or index < self._position or (key > self._position and self._seekable):
+            self._seek(key if self._seekable else 0)
+            if self._hand is None or self._position > index:
                 self._rewind()  # the seek went too far, or nowhere: go the long way
+            elif key > 0 and self._position == key and self._hand.is_corrupt:
+                # A key frame that needs what came before it: in 4:4:4 files of older x264 releases the decoder
+                # must have seen the encoder's version at the very beginning. Such a file is read in order.
+                self._seekable = False
+                self._rewind()
         self._advance(index)
         return self._hand
 

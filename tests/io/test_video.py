@@ -72,6 +72,7 @@ def test_every_frame_comes_once_in_order(clips: Path, name: str) -> None:
     assert [f.index for f in found] == list(range(count))
     assert all(np.diff([f.time for f in found]) > 0)
     assert {f.image.shape for f in found} == {(video.info.height, video.info.width, 3)}
+    assert all(f.image.flags.c_contiguous for f in found)
     report = video.report
     assert (report.decoded, report.corrupt, report.lost) == (count, 0, 0)
     assert not report.truncated

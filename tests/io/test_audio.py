@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 import warnings
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from avsal.errors import ConfigError, MediaError
 from avsal.io.audio import SILENT_RATE, AudioStream, load_audio
 from avsal.io.video import VideoStream
 from tests.media import cut, damage, tone, write_clip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Resampling short pieces gains nothing from threads, and loses much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def onset(samples: torch.Tensor, rate: int) -> float:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
+from avsal.metrics import crowdsal
 from avsal.metrics import functional as fn
-from avsal.metrics.crowdsal import scores as crowdsal_scores
 from avsal.metrics.inputs import Constant, Empty, Maps, MetricInputError, Points
 from avsal.metrics.resize import Filter, Pipeline
 
-Preset = Literal["default", "matlab", "published", "pysaliency", "crowdsal"]
+Preset = Literal["default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream"]
 
 #: The metrics that the collection knows, in the order of a model card, and whether larger is better.
 METRICS: dict[str, bool] = {
@@ -77,6 +77,17 @@ class Conventions:
     postprocess: Pipeline | None = None
     quantised: bool = False
 
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            choices = [
+                v for part in (kind, *get_args(kind)) if get_origin(part) is Literal for v in get_args(part)
+            ]
+            value = getattr(self, name)
+            if choices and value not in choices and not (value is None and type(None) in get_args(kind)):
+                raise MetricInputError(
+                    f"{name}={value!r} is not known; choose one of {', '.join(map(repr, choices))}."
+                )
+
     @classmethod
     def of(cls, preset: Preset | Conventions = "default", **changes: Any) -> Conventions:
         """Return a preset with some fields changed.
@@ -112,8 +123,8 @@ class Conventions:
 
     def kernels(self) -> dict[str, Callable[[Frames], Tensor]]:
         """Return a function for each metric that scores prepared frames, shape (B,)."""
-        if self.name == "crowdsal":
-            return {m: _public_scorer(m) for m in ("cc", "nss", "auc_judd", "sim")}
+        if self.name.startswith("crowdsal"):
+            return {m: _public_scorer(m, self.name) for m in ("cc", "nss", "auc_judd", "sim")}
         c = self.constant
         return {
             "cc": lambda f: fn._cc(f.pred, f.need("density"), c),
@@ -202,6 +213,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "auc_judd_ties": "matlab",
         "filter": "bilinear",
     },
+    "crowdsal-stream": {"nss_ddof": 0, "duplicates": True, "sim_norm": "sum"},
 }
 
 
@@ -273,11 +285,12 @@ class Frames:
         return out
 
 
-def _public_scorer(metric: str) -> Callable[[Frames], Tensor]:
+def _public_scorer(metric: str, edition: str) -> Callable[[Frames], Tensor]:
     def kernel(f: Frames) -> Tensor:
         if not f.public:
             pred, density = (m.raw.reshape(-1, *f.pred.size) for m in (f.pred, f.need("density")))
-            f.public = crowdsal_scores(pred, density, f.fixations)
+            scorer = crowdsal.scores if edition == "crowdsal" else crowdsal.stream_scores
+            f.public = scorer(pred, density, f.fixations)
         return f.public[metric]
 
     return kernel

@@ -287,6 +287,12 @@ class SaliencyMetrics(Metric):
             from avsal.metrics.crowdsal import prepare
 
             maps, density = prepare(maps, density)
+        elif rules.name == "crowdsal-stream":
+            if density is not None and density.shape != maps.shape:
+                raise MetricInputError(
+                    f"predictions of {tuple(maps.shape[-2:])} pixels for a ground truth of {tuple(density.shape[-2:])}:"
+                    ' CrowdSAL\'s later scorer does not resize; use the conventions "crowdsal".'
+                )
         elif density is not None:
             maps = resize_maps(maps, (density.shape[-2], density.shape[-1]), filter=rules.filter)
         pred = Maps(maps, check=False)

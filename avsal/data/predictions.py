@@ -1,0 +1,460 @@
+"""Saliency maps that any program wrote, and the ground truth to score them against, frame by frame.
+
+Layouts of the ground truth (`--ground-truth DIR`):
+
+- `stavis`: `<video>/maps/eyeMap_00001.jpg` and `<video>/fixMap_00001.mat` (or png), counted from 1, at any
+  depth below DIR;
+- `dhf1k`: `<video>/maps/0001.png` and `<video>/fixation/0001.png` (or `fixation/maps/0001.mat`), counted from
+  1;
+- `crowdsal`: a grey-scale video for each clip and its fixations, a list over frames of lists of (row,
+  column): `<clip>.mp4` with `<clip>.json` or `<clip>/fixations.json`, beside it or below a sister folder of
+  DIR.
+
+Predictions of a video: `<video>.mp4` (any container), `<video>.npz` or `.npy` with (T, h, w) maps, or a
+    folder `<video>` with
+one image for each frame, numbered like the ground truth, with a `maps.npy`, or with one video. Nothing is
+extracted to disk; one frame is held at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsal.data.items import VIDEO_SUFFIXES, read_map
+from avsal.data.layout import read_fixation_image
+from avsal.errors import DataError
+
+Format = Literal["stavis", "crowdsal", "dhf1k"]
+Array = NDArray[np.float32]
+Points = NDArray[np.int64]
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_NUMBER = re.compile(r"(\d+)$")
+_NO_POINTS: Points = np.zeros((0, 2), dtype=np.int64)
+
+
+@dataclass
+class Truth:
+    """Ground truth of one frame: (H, W) density, zero where there is none, and (N, 2) (row, column) fixations."""
+
+    density: Array
+    fixations: Points
+
+
+class TruthVideo(Protocol):
+    """Ground truth of one video; `frame` is called with rising indices."""
+
+    name: str
+    notes: list[str]
+
+    def frame(self, index: int) -> Truth | None:
+        """Return the ground truth of a frame (0-based); None where there is none."""
+        ...
+
+    def union(self) -> Points:
+        """Return (M, 2) the distinct pixels fixated in any frame."""
+        ...
+
+    def count(self) -> int:
+        """Return the number of frames with ground truth."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A video to score: its name, its predictions (None if missing) and how to open its ground truth."""
+
+    name: str
+    prediction: Path | None
+    truth: Callable[[], TruthVideo]
+
+
+# -- ground truth ------------------------------------------------------------------------------------
+
+
+class FolderTruth:
+    """One folder of maps and fixation files, as STAViS or DHF1K lays them out.
+
+    Args:
+        name: the video.
+        folder: its annotation folder.
+        layout: "stavis" or "dhf1k".
+    """
+
+    def __init__(self, name: str, folder: Path, layout: Literal["stavis", "dhf1k"]) -> None:
+        self.name, self.folder = name, folder
+        self.notes: list[str] = []
+        self._maps = numbered(folder / "maps", _IMAGES)
+        if layout == "stavis":
+            self._points = numbered(folder, (".mat", ".png"))
+        else:
+            self._points = numbered(folder / "fixation", _IMAGES) or numbered(
+                folder / "fixation" / "maps", (".mat",)
+            )
+        if not self._maps and not self._points:
+            raise DataError(f"{folder}: neither maps nor fixation files; is this the layout {layout!r}?")
+        self._union: Points | None = None
+
+    def frame(self, index: int) -> Truth | None:
+        """Return the ground truth of a frame (0-based)."""
+        map_path, points_path = self._maps.get(index + 1), self._points.get(index + 1)
+        if map_path is None and points_path is None:
+            return None
+        image = read_fixation_image(points_path) > 0 if points_path is not None else None
+        if map_path is not None:
+            density = read_map(map_path)
+        else:
+            assert image is not None
+            density = np.zeros(image.shape, np.float32)
+        if image is not None and image.shape != density.shape:
+            raise DataError(f"{points_path}: {image.shape} pixels, its map {map_path} has {density.shape}.")
+        points = _NO_POINTS if image is None else np.argwhere(image).astype(np.int64)
+        return Truth(density, points)
+
+    def union(self) -> Points:
+        """Return the distinct pixels fixated in any frame (reads every fixation file once)."""
+        if self._union is None:
+            total: NDArray[np.bool_] | None = None
+            for path in self._points.values():
+                image = read_fixation_image(path) > 0
+                total = image if total is None else total | image
+            self._union = _NO_POINTS if total is None else np.argwhere(total).astype(np.int64)
+        return self._union
+
+    def count(self) -> int:
+        """Return the number of frames with a map or fixations."""
+        return len(set(self._maps) | set(self._points))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class VideoTruth:
+    """A grey-scale video with a JSON list of fixations for every frame (AViMoS, NTIRE 2026, CrowdSAL).
+
+    Coordinates are (row, column). Where that leaves the picture and (column, row) does not, the latter is
+    taken and said in `notes`; a file that fits neither is refused.
+
+    Args:
+        name: the clip.
+        video: the saliency video.
+        fixations: the JSON file.
+        direct: decode luma directly (see `GreyStream`).
+    """
+
+    def __init__(self, name: str, video: Path, fixations: Path, *, direct: bool = False) -> None:
+        from avsal.io.grey import GreyStream
+
+        self.name = name
+        self.notes: list[str] = []
+        self._points = read_fixation_list(fixations)
+        self._stream = GreyStream(video, direct=direct)
+        self._frames = enumerate(self._stream)
+        self._path, self._json, self._last = video, fixations, -1
+        self._swapped: bool | None = None
+
+    def frame(self, index: int) -> Truth | None:
+        """Return the ground truth of a frame (0-based); indices must rise."""
+        if index <= self._last:
+            raise DataError(f"{self._path}: frame {index} was asked for after frame {self._last}.")
+        for number, density in self._frames:
+            if number == index:
+                self._last = index
+                if self._swapped is None:
+                    self._order(density.shape)
+                points = self._points[index] if index < len(self._points) else _NO_POINTS
+                return Truth(density, points)
+        return None
+
+    def union(self) -> Points:
+        """Return the distinct pixels fixated in any frame."""
+        return np.unique(np.concatenate(self._points), axis=0) if self._points else _NO_POINTS
+
+    def count(self) -> int:
+        """Return the number of frames of the fixation file."""
+        return len(self._points)
+
+    def leftover(self) -> int:
+        """Return how many frames of the video nobody asked for (reads to its end)."""
+        return sum(1 for _ in self._frames)
+
+    def close(self) -> None:
+        """Close the video."""
+        self._stream.close()
+
+    def _order(self, shape: tuple[int, ...]) -> None:
+        everything = np.concatenate(self._points) if self._points else _NO_POINTS
+        if len(everything) == 0:
+            self._swapped = False
+            return
+        low, (rows, columns) = int(everything.min()), everything.max(0)
+        if low >= 0 and rows < shape[0] and columns < shape[1]:
+            self._swapped = False
+        elif low >= 0 and columns < shape[0] and rows < shape[1]:
+            self._swapped = True
+            self._points = [p[:, ::-1].copy() for p in self._points]
+            self.notes.append("fixations are (column, row), against the format's rule; they were turned")
+        else:
+            raise DataError(
+                f"{self._json}: fixations reach ({rows}, {columns}), outside the {shape[0]}x{shape[1]} pixels of"
+                f" {self._path.name} in either order of coordinates; is it another clip's file?"
+            )
+
+
+def read_fixation_list(path: Path) -> list[Points]:
+    """Read a `fixations.json`: a list over frames of lists of coordinate pairs.
+
+    Returns:
+        (N, 2) int64 for each frame, as written.
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the fixations cannot be read ({error}).") from error
+    frames: list[Points] = []
+    try:
+        for frame in content:
+            points = np.asarray(frame if len(frame) else np.zeros((0, 2)), dtype=np.float64)
+            if points.ndim != 2 or points.shape[1] != 2 or not np.array_equal(points, np.trunc(points)):
+                raise ValueError(f"frame {len(frames)} is no list of pairs of whole numbers")
+            frames.append(points.astype(np.int64))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a list over frames of lists of (row, column) ({error}).") from error
+    return frames
+
+
+def find_pairs(
+    predictions: Path,
+    ground_truth: Path,
+    layout: Format,
+    *,
+    fixations: Path | None = None,
+    direct: bool = False,
+) -> list[Pair]:
+    """Find the videos of the ground truth and the predictions of each.
+
+    Args:
+        predictions: folder of predictions.
+        ground_truth: folder of ground truth.
+        layout: "stavis", "dhf1k" or "crowdsal".
+        fixations: folder of the JSON files of "crowdsal", where it is not beside the videos.
+        direct: decode videos' luma directly (see `GreyStream`).
+
+    Raises:
+        DataError: a folder is missing or holds no ground truth of this layout.
+    """
+    for folder in (predictions, ground_truth, *((fixations,) if fixations else ())):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder.")
+    truths: dict[str, Callable[[], TruthVideo]] = {}
+    if layout == "crowdsal":
+        for video in sorted(p for p in ground_truth.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES):
+            json_file = _fixation_file(video, ground_truth, fixations)
+            truths[video.stem] = _OpenVideoTruth(video.stem, video, json_file, ground_truth, direct)
+    else:
+        below = ground_truth.rglob("*") if layout == "stavis" else ground_truth.iterdir()
+        for folder in sorted({ground_truth, *(p for p in below if p.is_dir())}):
+            if _annotated(folder, layout):
+                name = folder.relative_to(ground_truth).as_posix() if folder != ground_truth else folder.name
+                truths[name] = _OpenFolderTruth(name, folder, layout)
+    if not truths:
+        raise DataError(
+            f"{ground_truth}: no ground truth in the layout {layout!r} here; see `avsal evaluate --help`."
+        )
+    return [Pair(name, find_prediction(predictions, name), truth) for name, truth in truths.items()]
+
+
+@dataclass(frozen=True)
+class _OpenFolderTruth:
+    name: str
+    folder: Path
+    layout: Literal["stavis", "dhf1k"]
+
+    def __call__(self) -> TruthVideo:
+        return FolderTruth(self.name, self.folder, self.layout)
+
+
+@dataclass(frozen=True)
+class _OpenVideoTruth:
+    name: str
+    video: Path
+    fixations: Path | None
+    root: Path
+    direct: bool
+
+    def __call__(self) -> TruthVideo:
+        if self.fixations is None:
+            raise DataError(
+                f"{self.video}: no fixations for this clip; looked for {self.name}.json and {self.name}/fixations.json"
+                f" beside it, in {self.root} and in its sister folders. Name their folder with --fixations."
+            )
+        return VideoTruth(self.name, self.video, self.fixations, direct=self.direct)
+
+
+def _annotated(folder: Path, layout: Literal["stavis", "dhf1k"]) -> bool:
+    if folder.name in ("maps", "fixation"):
+        return False
+    if layout == "dhf1k":
+        return (folder / "maps").is_dir() or (folder / "fixation").is_dir()
+    return (folder / "maps").is_dir() or next(folder.glob("fixMap_*"), None) is not None
+
+
+def _fixation_file(video: Path, root: Path, named: Path | None) -> Path | None:
+    name = video.stem
+    if named is not None:
+        places = [named]
+    else:
+        sisters = sorted(p for p in root.parent.iterdir() if p.is_dir() and "fixation" in p.name.lower())
+        inside = sorted(p for p in root.iterdir() if p.is_dir() and "fixation" in p.name.lower())
+        places = [video.parent, root, *inside, *sisters]
+        places += [p / "Test" for p in places]
+    for place in places:
+        for candidate in (place / f"{name}.json", place / name / "fixations.json"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+# -- predictions -------------------------------------------------------------------------------------
+
+
+def find_prediction(root: Path, name: str) -> Path | None:
+    """Return the file or folder with the predictions of a video, under its name or its last part."""
+    for candidate in dict.fromkeys((name, Path(name).name)):
+        base = root / candidate
+        for suffix in (".npz", ".npy", *VIDEO_SUFFIXES):
+            for path in (base.with_name(base.name + suffix), base.with_name(base.name + suffix.upper())):
+                if path.is_file():
+                    return path
+        if base.is_dir():
+            return base
+    return None
+
+
+@dataclass
+class Predictions:
+    """The predicted maps of one video, in order.
+
+    Args:
+        path: a video, .npz, .npy, or a folder of images (or with one of the former in it).
+        first: number in the name of an image that belongs to the first frame.
+        direct: decode videos' luma directly (see `GreyStream`).
+
+    Attributes:
+        eight_bit: whether the maps come from 8-bit files.
+        notes: what the reader has to say about the files.
+    """
+
+    path: Path
+    first: int = 1
+    direct: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._inner = self.path
+        self._indices: list[int] | None = None
+        if self.path.is_dir():
+            self._images = numbered(self.path, _IMAGES)
+            if not self._images:
+                self._inner = self._single()
+        self.eight_bit = self._inner.suffix.lower() not in (".npz", ".npy")
+
+    def __iter__(self) -> Iterator[tuple[int, Array]]:
+        """Yield 0-based frame numbers and (h, w) float32 maps."""
+        if self._inner.is_dir():
+            for number, image in self._images.items():
+                if number < self.first:
+                    raise DataError(
+                        f"{image}: numbered below the first frame, {self.first}; see --first-frame."
+                    )
+                yield number - self.first, read_map(image)
+        elif self._inner.suffix.lower() in (".npz", ".npy"):
+            yield from self._arrays()
+        else:
+            from avsal.io.grey import GreyStream
+
+            with GreyStream(self._inner, direct=self.direct) as stream:
+                yield from enumerate(stream)
+                self.notes.extend(f"{self._inner.name}: {error}" for error in stream.errors)
+
+    def count(self) -> int | None:
+        """Return the number of maps where that is known without reading them."""
+        return len(self._images) if self._inner.is_dir() else None
+
+    def _single(self) -> Path:
+        # `avsal predict` writes maps.npy and saliency.mkv beside its overlay.
+        for name in ("maps.npy", "maps.npz", "saliency.mkv"):
+            if (self.path / name).is_file():
+                self._indices = _predicted_frames(self.path / "summary.json")
+                return self.path / name
+        files = sorted(
+            p for p in self.path.iterdir() if p.suffix.lower() in (".npz", ".npy", *VIDEO_SUFFIXES)
+        )
+        if len(files) != 1:
+            raise DataError(
+                f"{self.path}: {len(files)} videos or arrays and no numbered images; give one or the other."
+            )
+        return files[0]
+
+    def _arrays(self) -> Iterator[tuple[int, Array]]:
+        indices: Any = self._indices
+        try:
+            loaded = np.load(self._inner, mmap_mode="r", allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                names = loaded.files
+                maps_name = next((n for n in names if loaded[n].ndim == 3), None)
+                if maps_name is None:
+                    raise ValueError(f"no array (T, h, w) among {', '.join(names) or 'no arrays'}")
+                maps = loaded[maps_name]
+                number = next(
+                    (n for n in ("frame", "frames", "index") if n in names and loaded[n].ndim == 1), None
+                )
+                indices = loaded[number].tolist() if number else indices
+            else:
+                maps = loaded
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise DataError(f"{self._inner}: cannot be read as maps ({error}).") from error
+        if maps.ndim == 4 and maps.shape[1] == 1:
+            maps = maps[:, 0]
+        if maps.ndim != 3:
+            raise DataError(f"{self._inner}: the array has the shape {maps.shape}; maps are (T, h, w).")
+        if indices is not None and (len(indices) != len(maps) or np.any(np.diff(indices) <= 0)):
+            raise DataError(
+                f"{self._inner}: {len(indices)} frame numbers for {len(maps)} maps, or they do not rise."
+            )
+        for k in range(len(maps)):
+            yield int(indices[k]) if indices is not None else k, np.array(maps[k], dtype=np.float32)
+
+
+def _predicted_frames(summary: Path) -> list[int] | None:
+    try:
+        return [int(peak["frame"]) for peak in json.loads(summary.read_text())["peaks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Return the files of a folder by the number that ends their name, in rising order."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in folder.iterdir():
+        match = _NUMBER.search(path.stem)
+        if match and path.suffix.lower() in suffixes:
+            found[int(match.group())] = path
+    return dict(sorted(found.items()))

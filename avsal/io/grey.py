@@ -1,0 +1,79 @@
+"""Grey-scale videos at their full bit depth, such as saliency maps stored as video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from avsal.errors import MediaError
+from avsal.io._container import DECODE_ERRORS, StrPath, open_media, require_video
+
+
+class GreyStream:
+    """The frames of a grey-scale video, once, in order, in constant memory.
+
+    A frame is what extracting pictures with FFmpeg and averaging their channels gives: 8-bit videos become
+    0..255, deeper ones 0..65535; colour formats go through RGB. Iterate to get (H, W) float32 arrays.
+
+    Args:
+        path: any video that FFmpeg can open.
+        direct: take the luma as 16-bit grey instead, without the way through RGB.
+
+    Attributes:
+        count: frames that the container announces, None if it does not.
+        errors: what went wrong while decoding; a file that breaks off ends early.
+
+    Raises:
+        MediaError: the file is missing, empty, or holds no video.
+    """
+
+    def __init__(self, path: StrPath, *, direct: bool = False) -> None:
+        self.path, self.direct = path, direct
+        self._container = open_media(path)
+        try:
+            self._stream = require_video(self._container, path)
+        except BaseException:
+            self._container.close()
+            raise
+        self._stream.thread_type = "AUTO"
+        self.count: int | None = self._stream.frames or None
+        self.errors: list[str] = []
+        self._reformatter = VideoReformatter()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        found = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                found += 1
+                depth = max((c.bits for c in frame.format.components), default=8)
+                grey = self.direct or len(frame.format.components) == 1
+                if self.direct:
+                    target = "gray16le"
+                elif grey:
+                    target = "gray16le" if depth > 8 else "gray"
+                else:
+                    target = "rgb48le" if depth > 8 else "rgb24"
+                image = self._reformatter.reformat(frame, format=target).to_ndarray().astype(np.float32)
+                yield image if grey else image.mean(-1, dtype=np.float32)
+        except DECODE_ERRORS as error:
+            self.errors.append(str(error))
+        if not found:
+            reason = f" ({self.errors[0]})" if self.errors else ""
+            raise MediaError(
+                f"{self.path}: not one frame can be decoded{reason}; copy or convert the file again."
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __enter__(self) -> GreyStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

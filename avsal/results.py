@@ -1,0 +1,340 @@
+"""Results of a test or an evaluation: one JSON schema, with everything that is needed to trust a number.
+
+Written by `avsal evaluate` and `lightning test`, read by `avsal leaderboard`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from avsal.errors import DataError
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
+
+    from avsal.models.base import SaliencyModule
+
+#: Version of the schema; readers refuse files of a newer one.
+SCHEMA = 1
+
+#: A number that may be not-a-number, which JSON writes as null.
+Score = Annotated[
+    float,
+    BeforeValidator(lambda v: math.nan if v is None else v),
+    PlainSerializer(lambda v: None if math.isnan(v) else v, return_type=float | None, when_used="json"),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GitState(_Part):
+    """Commit of the source tree that avsal runs from, and whether it has changes."""
+
+    commit: str
+    dirty: bool
+
+
+class Checkpoint(_Part):
+    """The weights behind the predictions.
+
+    Attributes:
+        name: registry name, repository or file name.
+        sha256: of the file, None if there is no file.
+    """
+
+    name: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class Data(_Part):
+    """What was scored.
+
+    Attributes:
+        name: the data set.
+        split: "test", "val", ... or None.
+        fold: number of the fold, None without folds.
+        fingerprint: hash of the annotation's names and sizes; equal fingerprints are the same data.
+    """
+
+    name: str
+    split: str | None = None
+    fold: int | None = None
+    fingerprint: str | None = None
+
+
+class Failure(_Part):
+    """An item that could not be scored and why."""
+
+    item: str
+    error: str
+
+
+class Hardware(_Part):
+    """What it ran on."""
+
+    system: str
+    processor: str
+    cores: int
+    accelerator: str | None = None
+    python: str
+    torch: str
+
+
+class Results(_Part):
+    """One run's results.
+
+    Attributes:
+        schema_version: of this file format.
+        kind: the command that wrote it: "evaluate" or "test".
+        created: UTC time, ISO 8601.
+        avsal: version of the package.
+        git: state of its source tree, None for an installed package.
+        model: class or name of the model, as far as known.
+        checkpoint: the weights, None for maps of unknown origin.
+        data: what was scored.
+        protocol: how frames were chosen, averaged and prepared (free-form names, plain values).
+        conventions: how each metric was computed (`avsal.metrics.Conventions.describe`).
+        metrics: the data set's score by metric; null where no frame could be scored.
+        frames: frames used for each metric (`frames_<metric>`), all frames, failed frames, videos.
+        videos: scores and frame numbers of each video.
+        failed: items that could not be scored.
+        notes: what else a reader of the numbers should know.
+        hardware: what it ran on.
+        seconds: wall-clock time.
+        command: the command line.
+    """
+
+    schema_version: int = SCHEMA
+    kind: Literal["evaluate", "test"]
+    created: str
+    avsal: str
+    git: GitState | None = None
+    model: str | None = None
+    checkpoint: Checkpoint | None = None
+    data: Data
+    protocol: dict[str, Any]
+    conventions: dict[str, Any]
+    metrics: dict[str, Score]
+    frames: dict[str, int]
+    videos: dict[str, dict[str, Score]]
+    failed: list[Failure] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    hardware: Hardware
+    seconds: float = Field(ge=0)
+    command: list[str]
+
+    @classmethod
+    def make(
+        cls, kind: Literal["evaluate", "test"], *, accelerator: str | None = None, **fields: Any
+    ) -> Results:
+        """Return results with the time, versions, git state, hardware and command line filled in."""
+        from avsal import __version__
+
+        return cls(
+            kind=kind,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            avsal=__version__,
+            git=git_state(),
+            hardware=hardware(accelerator),
+            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            **fields,
+        )
+
+    def write(self, target: Path) -> Path:
+        """Write the JSON file, under a temporary name first.
+
+        Args:
+            target: a file ending in .json, or a folder, where the file is named after model, data, split,
+                fold and time.
+
+        Returns:
+            The file.
+        """
+        target = Path(target)
+        if target.suffix != ".json":
+            parts = [
+                self.model,
+                self.checkpoint.name if self.checkpoint else None,
+                self.data.name,
+                self.data.split,
+            ]
+            parts.append(f"fold{self.data.fold}" if self.data.fold is not None else None)
+            parts.append(re.sub(r"[^0-9T]", "", self.created.partition("+")[0]))
+            stem = "-".join(re.sub(r"[^\w.]+", "_", Path(p).stem if p is parts[1] else p) for p in parts if p)
+            target = free_name(target / f"{stem}.json")
+        write_text(target, self.model_dump_json(indent=1) + "\n")
+        return target
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read and check a results file.
+
+        Raises:
+            DataError: it is missing, damaged, of a newer schema, or not such a file.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: the results cannot be read ({error}).") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > SCHEMA:
+            raise DataError(
+                f"{path}: written by a newer avsal (schema {version}, known: {SCHEMA}); update avsal."
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(p) for p in first["loc"]) or "file"
+            raise DataError(f"{path}: no results file of avsal ({place}: {first['msg']}).") from error
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or with a number added where it is taken."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(names: Mapping[str, Any]) -> str:
+    """Return a short hash of names and what describes them (sizes, counts), independent of their order."""
+    text = json.dumps({str(k): names[k] for k in sorted(names, key=str)}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def git_state(folder: Path | None = None) -> GitState | None:
+    """Return the commit of the source tree that avsal is imported from; None outside a checkout."""
+    folder = folder or Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    answers = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=20, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        answers.append(done.stdout.strip())
+    return GitState(commit=answers[0], dirty=bool(answers[1]))
+
+
+def hardware(accelerator: str | None = None) -> Hardware:
+    """Return what this process runs on."""
+    import torch
+
+    return Hardware(
+        system=platform.platform(terse=True),
+        processor=platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        accelerator=accelerator,
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
+
+
+def from_test(
+    module: SaliencyModule,
+    datamodule: LightningDataModule,
+    *,
+    checkpoint: str | Path | None = None,
+    seconds: float | None = None,
+    split: str = "test",
+) -> Results:
+    """Gather the results of a finished test; call it on every rank.
+
+    Args:
+        module: the tested module; its `metrics("test")` hold the scores.
+        datamodule: what it was tested on.
+        checkpoint: the file or name of its weights.
+        seconds: duration of the test, if it was measured.
+        split: the split that was scored.
+    """
+    metric = module.metrics("test")
+    scores, used = metric.compute(), metric.frames_used()
+    items = datamodule.split_items(split) if hasattr(datamodule, "split_items") else []
+    names = {number: item.name for number, item in enumerate(items)}
+    videos = {str(k): v for k, v in metric.per_video(names).items()}
+    conventions = metric.conventions.describe() if hasattr(metric, "conventions") else {"name": "csts"}
+    source = None
+    if checkpoint:
+        path = Path(checkpoint)
+        source = Checkpoint(name=path.name, sha256=sha256_of(path) if path.is_file() else None)
+    accelerator = None
+    if module.device.type == "cuda":
+        import torch
+
+        accelerator = torch.cuda.get_device_name(module.device)
+    left_out = getattr(datamodule, "left_out", {}) or {}
+    failures = left_out.items() if isinstance(left_out, Mapping) else ((str(f), str(f)) for f in left_out)
+    return Results.make(
+        "test",
+        accelerator=accelerator,
+        model=type(module).__name__.removesuffix("Module"),
+        checkpoint=source,
+        data=Data(
+            name=getattr(datamodule, "name", None) or type(datamodule).__name__,
+            split=split,
+            fold=getattr(datamodule, "fold", None),
+            fingerprint=fingerprint({i.name: [i.frames, i.fps] for i in items}) if items else None,
+        ),
+        protocol={
+            "average": getattr(metric, "average", "frame"),
+            "coverage": getattr(datamodule, "coverage", None),
+            "stride": getattr(datamodule, "test_stride", 1),
+            "negatives": "video",
+        },
+        conventions=conventions,
+        metrics=scores,
+        frames=used,
+        videos=videos,
+        failed=[Failure(item=str(item), error=str(error)) for item, error in failures],
+        seconds=seconds if seconds is not None else 0.0,
+    )
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, to the millisecond."""
+        return round(time.perf_counter() - self._began, 3)

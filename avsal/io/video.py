@@ -416,7 +416,7 @@ class VideoReader:
 
     Args:
         path: any file that FFmpeg can open.
-        backend: "pyav"; "decord", which is faster on plain H.264 and VP9 and needs the package; or "auto",
+        backend: "pyav"; "decord", which needs the package of that name; or "auto",
             decord where it is installed. Files that decord cannot read with the same pixels (rotated, more
             than 8 bits per channel, AV1, damaged) are read with PyAV in every case.
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map
+from avsal.data.gaze_tables import UNTRACKED
+from avsal.data.gaze_targets import crop_gaze, gaze_density
 from avsal.data.items import Annotation, OpenItem, OpenItems, VideoItem
 from avsal.errors import AvsalError, DataError
 from avsal.types import Batch, ClipSpec, Coverage
@@ -182,7 +184,10 @@ class Sampling:
         """
         out: Sample = {"frame": torch.from_numpy(np.asarray(frames, dtype=np.int64))}
         if opened.gaze is not None:
-            out |= self._gaze(opened.gaze, frames, flip)
+            out |= self._gaze(opened, frames, flip)
+            if isinstance(self.spec.target, tuple):
+                # A gaze network learns one Gaussian at the wearer's gaze, not a map of fixations.
+                return out | {"density": gaze_density(out["gaze"]), "labelled": out["gaze_type"] != UNTRACKED}
         if opened.annotation is None:
             return out
         annotation = opened.annotation
@@ -217,13 +222,22 @@ class Sampling:
             out["negatives"] = negatives
         return out
 
-    def _gaze(self, table: NDArray[np.float64], frames: NDArray[np.int64], flip: bool) -> Sample:
+    def _gaze(self, opened: OpenItem, frames: NDArray[np.int64], flip: bool) -> Sample:
+        table = opened.gaze
+        assert table is not None
         rows = table[np.clip(frames, 0, len(table) - 1)]
-        xy = torch.from_numpy(rows[:, 1:3]).float()
+        if opened.annotation is not None:
+            size = (opened.annotation.size[0], opened.annotation.size[1])
+        else:
+            size = opened.frames.read([0]).shape[1:3]
+        xy = crop_gaze(torch.from_numpy(rows[:, 1:3]).float(), size, self.spec)
         if flip:
             xy[:, 0] = 1 - xy[:, 0]
         kinds = torch.from_numpy(rows[:, 3]).long()
-        return {"gaze": xy, "gaze_type": torch.where(torch.from_numpy(frames >= len(table)), 3, kinds)}
+        return {
+            "gaze": xy,
+            "gaze_type": torch.where(torch.from_numpy(frames >= len(table)), UNTRACKED, kinds),
+        }
 
 
 def mirror(points: Tensor, width: int) -> Tensor:
@@ -269,7 +283,9 @@ class _Placement:
         if self._crop is None:
             return resize_map(tensor, self.out)
         (height, width), (top, left) = self._crop
-        return resize_map(tensor, (height, width))[top : top + self.out[0], left : left + self.out[1]].contiguous()
+        return resize_map(tensor, (height, width))[
+            top : top + self.out[0], left : left + self.out[1]
+        ].contiguous()
 
     def points(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the points on the output grid and which of them lie on it."""

@@ -1,0 +1,601 @@
+"""Ego4D and Aria gaze: segments, sampling, targets, sound, from miniature copies of both layouts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import signal
+
+from avsal.data.egocentric import (
+    ARIA,
+    EGO4D,
+    AriaGazeDataModule,
+    Ego4DGazeDataModule,
+    GazeDataModule,
+    classify,
+    read_ego4d_gaze,
+    read_names,
+    read_segments,
+    read_untracked,
+    segments_of,
+)
+from avsal.data.gaze_targets import crop_gaze, gaze_density, offset_range, place_gaze
+from avsal.errors import ConfigError, DataError
+from avsal.models.csts import CSTS, CSTSModule
+from avsal.types import ClipSpec
+from tests.media import frame_number, tone, write_clip
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def spec(task: str = "anticipation", timing: str = "ego4d", **options: object) -> ClipSpec:
+    network = CSTS(
+        task=task, timing=timing, size=(64, 64), embed_dim=8, depths=(1, 1, 1, 1), contrast="none",
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return network.spec
+
+
+def gaze_at(seconds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the wearer of the made-up recordings looks: x moves to the right, y is counted from the top."""
+    return 0.2 + 0.03 * seconds, np.full_like(seconds, 0.4)
+
+
+# -- targets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["a", "b"])
+def test_targets_are_the_released_heat_maps(letter: str) -> None:
+    with np.load(GOLDEN / "csts_metrics.npz") as arrays:
+        gaze, expected = arrays[f"{letter}/gaze"], arrays[f"{letter}/labels_hm"]
+    found = gaze_density(torch.from_numpy(gaze[..., :2]))
+    np.testing.assert_allclose(found.numpy(), expected.reshape(found.shape), atol=1e-7)
+
+
+def test_a_target_is_a_window_of_19_cells_that_may_leave_the_map() -> None:
+    maps = gaze_density(torch.tensor([[0.5, 0.5], [1.0, 1.0], [float("nan"), 0.5], [3.0, 0.5]]))
+    torch.testing.assert_close(maps.sum((-1, -2)), torch.ones(4))
+    assert int((maps[0] > 0).sum()) == 19 * 19
+    assert int((maps[0] > 1e-3).sum()) == 177
+    assert divmod(int(maps[0].argmax()), 64) == (32, 32)
+    assert int((maps[1] > 0).sum()) == 9 * 9  # centred on cell 64, one off the map
+    assert (maps[2:] == 1 / 4096).all()
+
+
+def test_gaze_follows_the_centre_crop() -> None:
+    ego = ClipSpec(8, (256, 256), resize="short_side_crop")
+    # An Ego4D frame of 1088x1080 becomes 257 wide and loses its first column.
+    x, y = crop_gaze(torch.tensor([0.5, 0.5]), (1080, 1088), ego).tolist()
+    assert (x, y) == pytest.approx(((0.5 * 257 - 1) / 256, 0.5))
+    assert crop_gaze(torch.tensor([0.0, 1.0]), (1080, 1920), ego).tolist() == [0.0, 1.0]
+    assert place_gaze(torch.tensor([0.25, 0.75]), (100, 200), (10, 20), (50, 50)).tolist() == pytest.approx(
+        [0.6, 1.0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([100.0, 150.0], (0, 44)),  # anywhere holds them in a picture of 300, crop 256
+        ([10.0, 280.0], (24, 24)),  # too far apart: the lowest is dropped, then the crop must reach 280
+        ([290.0], (34, 44)),
+        ([5.0, 250.0], (0, 5)),
+        ([], (0, 44)),
+    ],
+)
+def test_the_training_crop_keeps_the_gaze_inside(points: list[float], expected: tuple[int, int]) -> None:
+    low, high = offset_range(points, 300, 256)
+    assert (low, high) == expected
+
+
+# -- lists -------------------------------------------------------------------------------------------------
+
+
+def test_lists_name_recordings_and_starts(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("\ufeffab-c/ab-c_t0_t5.mp4\nmovie_1/movie_1_t12_t16.mp4\n\n", encoding="utf-8")
+    assert [(s.video, s.start, s.clip) for s in read_segments(path)] == [
+        ("ab-c", 0, "ab-c_t0_t5"),
+        ("movie_1", 12, "movie_1_t12_t16"),
+    ]
+    path.write_text("movie_1.mp4\n")
+    with pytest.raises(DataError, match="line 1: expected"):
+        read_segments(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_segments(tmp_path / "none.csv")
+
+
+def test_segments_that_touch_an_untracked_interval_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "untracked.csv"
+    path.write_text(
+        "v,00:00:12,00:00:14,2\nv,00:00:12,00:00:14,2\nv,00:00:40,00:00:30,1\nw,01:00:00,01:00:05,1\n"
+    )
+    untracked = read_untracked(path)
+    assert untracked == {"v": [(12, 14)], "w": [(3600, 3605)]}
+    assert [s.start for s in segments_of("v", 24.9, 5, untracked["v"])] == [0, 5 * 3]
+    assert [s.start for s in segments_of("v", 9.5, 2)] == [0, 2, 4]
+    assert segments_of("v", 4.9, 5) == []
+    path.write_text("v,12,14\n")
+    with pytest.raises(DataError, match="hh:mm:ss"):
+        read_untracked(path)
+
+
+def test_the_published_lists_are_what_the_rule_gives(real_data: Path) -> None:
+    folder = real_data / "fold_lists" / "csts"
+    listed: dict[str, set[int]] = {}
+    for split, count in (("train", 15310), ("test", 5202)):
+        segments = read_segments(folder / f"{split}_ego4d_gaze.csv")
+        assert len(segments) == count
+        for segment in segments:
+            listed.setdefault(segment.video, set()).add(segment.start)
+    assert sorted(listed) == sorted((folder / "ego4d_video_ids.txt").read_text().split())
+    untracked = read_untracked(folder / "ego4d_gaze_untracked.csv")
+    for video, starts in listed.items():
+        # Our cut of the same recordings, as far as their last listed segment, is the published list.
+        cut = segments_of(video, max(starts) + 5, 5, untracked.get(video, ()))
+        assert {s.start for s in cut} == starts, video
+    aria = {s: read_segments(folder / f"{s}_aria_gaze.csv") for s in ("train", "test")}
+    assert {s: (len(found), len({x.video for x in found})) for s, found in aria.items()} == {
+        "train": (10456, 107),
+        "test": (2901, 36),
+    }
+    names = read_names(folder / "aria_video_ids_matching.xlsx")
+    assert len(names) == 2 * 143
+    assert {x.video for found in aria.values() for x in found} <= set(names)
+    assert names[names["loc1_script1_seq1_rec1"]] == "loc1_script1_seq1_rec1"
+
+
+def test_names_are_read_from_a_workbook_or_a_table(tmp_path: Path) -> None:
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    words = ["new", "old", "loc1_script1_seq1_rec1", "movie_7"]
+    with zipfile.ZipFile(tmp_path / "names.xlsx", "w") as book:
+        book.writestr(
+            "xl/sharedStrings.xml", f"<sst {space}>{''.join(f'<si><t>{w}</t></si>' for w in words)}</sst>"
+        )
+        cells = [f'<c r="{"AB"[i % 2]}{i // 2 + 1}" t="s"><v>{i}</v></c>' for i in range(4)]
+        rows = f"<row>{cells[0]}{cells[1]}</row><row>{cells[2]}{cells[3]}</row>"
+        book.writestr(
+            "xl/worksheets/sheet1.xml", f"<worksheet {space}><sheetData>{rows}</sheetData></worksheet>"
+        )
+    (tmp_path / "names.csv").write_text("new,old\nloc1_script1_seq1_rec1,movie_7\n")
+    expected = {"loc1_script1_seq1_rec1": "movie_7", "movie_7": "loc1_script1_seq1_rec1"}
+    assert read_names(tmp_path / "names.xlsx") == read_names(tmp_path / "names.csv") == expected
+    (tmp_path / "broken.xlsx").write_text("no workbook")
+    with pytest.raises(DataError, match="not a sheet"):
+        read_names(tmp_path / "broken.xlsx")
+
+
+# -- gaze types --------------------------------------------------------------------------------------------
+
+
+def test_gaze_types_are_the_authors() -> None:
+    x = np.array([0.5, 0.5, 0.5 + 39 / 1088, 0.5 + 80 / 1088, np.nan, 0.9, 1.2, 1.0])
+    y = np.full(8, 0.5)
+    found = classify(x, y, np.isfinite(x), EGO4D)
+    # still, still, 39 px, 41 px, lost, after a loss, outside (clipped), 0 px from the border
+    assert found[:, 2].tolist() == [0, 0, 0, 1, 3, 0, 2, 0]
+    assert found[4, :2].tolist() == [0.0, 0.0]
+    assert found[6, 0] == 1.0
+    assert classify(np.array([0.5, 0.5 + 25 / 640]), np.array([0.5, 0.5]), np.ones(2, bool), ARIA)[
+        :, 2
+    ].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["gaze_timestamp,canonical_timestamp_s,world_index,confidence,z,norm_pos_x,norm_pos_y", "a,b,c,d,e,f,g"],
+)
+def test_raw_ego4d_gaze_is_read_by_name_and_else_by_position(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "raw.csv"
+    seconds = np.arange(0, 3, 1 / 200)
+    x, y = gaze_at(seconds)
+    rows = [f"{t + 77:.4f},{t:.4f},0,1,0,{a:.5f},{1 - b:.5f}" for t, a, b in zip(seconds, x, y, strict=True)]
+    rows[100:160] = [row.rsplit(",", 2)[0] + ",0,0" for row in rows[100:160]]  # 0.5 to 0.8 s are lost
+    path.write_text("\n".join([header, *rows]))
+    times = np.arange(120) / 30
+    found = read_ego4d_gaze(path, times)
+    lost = (times > 0.499) & (times < 0.797)
+    gone = times > seconds[-1] + 0.2
+    np.testing.assert_allclose(
+        found[~(lost | gone | (times > 2.9)), 0], gaze_at(times)[0][~(lost | gone | (times > 2.9))], atol=1e-4
+    )
+    np.testing.assert_allclose(found[~(lost | gone), 1], 0.4, atol=1e-9)
+    assert (found[lost | gone, 2] == 3).all()
+    assert (found[~(lost | gone), 2] == 0).all()
+
+
+# -- sampling ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("protocol", "anticipation", "last", "test", "labels"),
+    [
+        (EGO4D, True, 22, 22, [86, 95, 104, 113, 122, 131, 140, 149]),
+        (ARIA, True, 24, 24, [64, 69, 74, 79, 84, 89, 94, 99]),
+        (EGO4D, False, 86, 0, [0, 9, 18, 27, 36, 45, 54, 63]),
+        (ARIA, False, 64, 64, [64, 69, 74, 79, 84, 89, 94, 99]),
+    ],
+)
+def test_sampling_is_the_released_loaders(
+    protocol: object, anticipation: bool, last: int, test: int, labels: list[int]
+) -> None:
+    assert protocol.starts(8, anticipation) == (last, test)  # type: ignore[attr-defined]
+    assert protocol.labels(test, 8, anticipation).tolist() == labels  # type: ignore[attr-defined]
+    # The last label of a training clip lies in the segment's five seconds.
+    assert protocol.labels(last, 8, anticipation).max() < protocol.frames  # type: ignore[attr-defined]
+
+
+def test_a_clip_longer_than_what_may_be_seen_is_refused() -> None:
+    with pytest.raises(ConfigError, match="take fewer"):
+        EGO4D.starts(11, True)
+
+
+# -- original Ego4D ------------------------------------------------------------------------------------------
+
+
+def ego4d_csv(path: Path, seconds: float, offset: float = 0.0) -> None:
+    times = np.arange(0, seconds, 1 / 100)
+    x, y = gaze_at(times)
+    lines = ["gaze_timestamp,canonical_timestamp_s,world_index,confidence,z,norm_pos_x,norm_pos_y"]
+    lines += [f"0,{t + offset:.4f},0,1,0,{a:.6f},{1 - b:.6f}" for t, a, b in zip(times, x, y, strict=True)]
+    path.write_text("\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def ego4d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recordings: `a` of 11 s, `b` of 6 s without a sound track but with a separate one, `c` of 3 s."""
+    root = tmp_path_factory.mktemp("ego4d")
+    for name in ("full_scale.gaze", "gaze", "missing_audio"):
+        (root / name).mkdir()
+    sweep = signal.chirp(np.arange(11 * 24000) / 24000, 200, 11, 6000)[None].astype(np.float32) / 2
+    for name, seconds, sound in (("a", 11, sweep), ("b", 6, None), ("c", 3, tone(3, 24000))):
+        write_clip(
+            root / "full_scale.gaze" / f"{name}.mp4",
+            frames=30 * seconds,
+            fps=30,
+            height=72,
+            width=80,
+            sound=sound,
+            rate=24000,
+        )
+        ego4d_csv(root / "gaze" / f"{name}.csv", seconds)
+    write_clip(
+        root / "missing_audio" / "b.wav", frames=0, sound=tone(6, 24000), rate=24000, audio_codec="pcm_s16le"
+    )
+    (root / "train_ego4d_gaze.csv").write_text(
+        "a/a_t0_t5.mp4\na/a_t5_t10.mp4\nb/b_t0_t5.mp4\nz/z_t0_t5.mp4\n"
+    )
+    (root / "test_ego4d_gaze.csv").write_text("a/a_t5_t10.mp4\nc/c_t0_t5.mp4\na/a_t10_t15.mp4\n")
+    return root
+
+
+def module(
+    root: Path, kind: Callable[..., GazeDataModule] = Ego4DGazeDataModule, **options: object
+) -> GazeDataModule:
+    return kind(root, **{"num_workers": 0, "batch_size": 2, "spec": spec(), "strict": True, **options})
+
+
+def numbers(video: torch.Tensor) -> list[int]:
+    """The frame numbers that the made-up pictures (3, T, H, W) carry."""
+    pictures = (video * 0.225 + 0.45).mul(255).clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    # The crop cut off some columns: put them back, so that the blocks lie where they were.
+    wide = np.pad(pictures, ((0, 0), (0, 0), (4, 3), (0, 0)), mode="edge")
+    return [frame_number(picture) for picture in wide]
+
+
+def test_a_test_clip_of_the_original_recording_has_the_listed_frames_and_labels(ego4d: Path) -> None:
+    data = module(ego4d)
+    data.setup("test")
+    (batch,) = list(data.test_dataloader())
+    assert data.counts["test"] == {"listed": 3, "kept": 1, "too short": 2}
+    seen = 150 + np.arange(22, 86, 9)
+    labels = 150 + np.arange(86, 150, 9)
+    assert batch["video"].shape == (1, 3, 8, 64, 64)
+    assert numbers(batch["video"][0]) == seen.tolist()
+    assert batch["frame"][0].tolist() == labels.tolist()
+    assert batch["video_name"] == ["Ego4D/a"]
+    # Frames of 80x72 become 71x64 and lose four columns on the left and three on the right.
+    x, y = gaze_at(labels / 30)
+    np.testing.assert_allclose(batch["gaze"][0, :, 0], (x * 71 - 4) / 64, atol=2e-3)
+    np.testing.assert_allclose(batch["gaze"][0, :, 1], y, atol=1e-3)
+    assert batch["gaze_type"].tolist() == [[0] * 8]
+    assert batch["labelled"].all()
+    torch.testing.assert_close(batch["density"], gaze_density(batch["gaze"]))
+
+
+def test_only_the_observed_sound_is_heard_and_the_windows_are_the_authors(ego4d: Path) -> None:
+    data = module(ego4d)
+    (batch,) = list(data.test_dataloader())
+    assert batch["audio"].shape == (1, 68800)  # 86 of 150 frames of five seconds
+    assert batch["audio_rate"].tolist() == [24000]
+    torch.testing.assert_close(batch["frame_times"][0], torch.arange(22, 86, 9).double() / 30)
+    # The chirp tells the time: 200 Hz + 5800 Hz * t / 11 s, at 5 s when the segment begins.
+    network = CSTS(size=(32, 32), embed_dim=8, depths=(1, 1, 1, 1), contrast="none")
+    windows = network.frontend(
+        batch["audio"], batch["audio_length"], batch["has_audio"], batch["frame_times"]
+    )
+    assert windows is not None
+    heard = windows[0, 0, :, :, 128].argmax(1).double() * 24000 / 511
+    centres = torch.tensor([147, 207, 267, 326, 386, 444, 444, 444]) * 120 / 24000
+    torch.testing.assert_close(heard, 200 + 5800 * (5 + centres.double()) / 11, atol=60.0, rtol=0)
+
+
+def test_separate_sound_replaces_a_missing_track_and_missing_recordings_are_counted(ego4d: Path) -> None:
+    data = module(ego4d)
+    clips = {s["video_name"]: s for s in (data.train_dataset()[k] for k in range(3))}
+    assert data.counts["train"] == {"listed": 4, "kept": 3, "no video": 1}
+    assert any("z_t0_t5" in text for text in data.left_out.values())
+    assert clips["Ego4D/b"]["has_audio"]
+    assert float(clips["Ego4D/b"]["audio"].std()) == pytest.approx(0.177, abs=0.01)
+
+
+def test_a_recording_without_any_sound_is_marked_as_silent(ego4d: Path, tmp_path: Path) -> None:
+    for name in ("full_scale.gaze", "gaze"):
+        (tmp_path / name).symlink_to(ego4d / name)
+    (tmp_path / "test_ego4d_gaze.csv").write_text("b/b_t0_t5.mp4\n")
+    (batch,) = list(module(tmp_path).test_dataloader())
+    assert batch["has_audio"].tolist() == [False]
+    assert not batch["audio"].any()
+
+
+def test_training_clips_are_random_reproducible_and_keep_gaze_and_picture_together(ego4d: Path) -> None:
+    first, again = module(ego4d).train_dataset(), module(ego4d).train_dataset()
+    starts = set()
+    for epoch in range(12):
+        one, other = first[epoch, 1], again[epoch, 1]
+        assert torch.equal(one["video"], other["video"])
+        frames = one["frame"].numpy() - 150
+        start = int(frames[0]) - 64
+        assert 0 <= start <= 22
+        assert (np.diff(frames) == 9).all()
+        starts.add(start)
+        torch.testing.assert_close(one["frame_times"], torch.arange(start, start + 64, 9).double() / 30)
+        assert len(one["audio"]) == 68800
+    assert len(starts) > 5
+
+
+def test_a_training_crop_and_flip_move_the_gaze_with_the_picture() -> None:
+    """A bright dot is drawn where the gaze is; it stays there through scaling, cropping and mirroring."""
+    from avsal.data.egocentric import GazeClips
+
+    for task, limit in (("anticipation", 1.125), ("estimation", 1.25)):
+        clips = GazeClips([], [], [], spec(task), EGO4D, train=True)
+        images = np.zeros((1, 120, 160, 3), dtype=np.uint8)
+        images[:, 88:92, 118:122] = 255
+        gaze = torch.tensor([[120 / 160, 90 / 120]])
+        sizes = set()
+        for seed in range(20):
+            video, moved = clips._augment(images, gaze, np.random.default_rng(seed))
+            bright = video[0, 0] - video[0, 0].min()
+            weight = bright / bright.sum()
+            x = float((weight.sum(0) * (torch.arange(64) + 0.5)).sum()) / 64
+            y = float((weight.sum(1) * (torch.arange(64) + 0.5)).sum()) / 64
+            assert (x, y) == pytest.approx(tuple(moved[0].tolist()), abs=0.02)
+            sizes.add(round(float(bright.sum()), 1))
+        assert len(sizes) > 3
+        assert limit > 1
+
+
+def test_without_lists_recordings_are_cut_and_short_ones_are_reported(ego4d: Path, tmp_path: Path) -> None:
+    for name in ("full_scale.gaze", "gaze", "missing_audio"):
+        (tmp_path / name).symlink_to(ego4d / name)
+    (tmp_path / "ego4d_gaze_untracked.csv").write_text("a,00:00:02,00:00:03,1\n")
+    data = module(tmp_path)
+    segments, _, _ = data.gaze_segments("train")
+    assert [s.clip for s in segments] == ["a_t5_t10", "b_t0_t5"]
+    with pytest.raises(DataError, match="test split"):
+        data.gaze_segments("test")  # the last quarter is `c`, of three seconds
+    assert any("shorter than a segment" in text for text in data.left_out.values())
+    with pytest.raises(DataError, match="there is no such list"):
+        module(tmp_path, lists=tmp_path).gaze_segments("test")
+
+
+def test_gaze_on_another_clock_stops_with_the_reason(ego4d: Path, tmp_path: Path) -> None:
+    (tmp_path / "full_scale.gaze").symlink_to(ego4d / "full_scale.gaze")
+    (tmp_path / "gaze").mkdir()
+    ego4d_csv(tmp_path / "gaze" / "a.csv", 11, offset=1000.0)
+    (tmp_path / "test_ego4d_gaze.csv").write_text("a/a_t5_t10.mp4\n")
+    with pytest.raises(DataError, match=r"Ego4D/a_t5_t10: .*different clocks"):
+        next(iter(module(tmp_path).test_dataloader()))
+
+
+def test_validation_takes_the_test_list_or_held_out_recordings(ego4d: Path) -> None:
+    assert [s.clip for s in module(ego4d).gaze_segments("val")[0]] == ["a_t5_t10"]
+    data = module(ego4d, val_fraction=0.4, strict=False)
+    train, val = (({s.video for s in data._list_of(split)}) for split in ("train", "val"))
+    assert train
+    assert val
+    assert not train & val
+
+
+def test_the_module_trains_and_tests_on_the_data(ego4d: Path, tmp_path: Path) -> None:
+    import lightning as L
+
+    torch.manual_seed(0)
+    model = CSTSModule(
+        size=(64, 64),
+        embed_dim=8,
+        depths=(1, 1, 1, 1),
+        contrast_dim=8,
+        spectrogram=(128, 128),
+        hop=240,
+        drop_path=0.0,
+    )
+    data = module(ego4d, spec=None)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    results = trainer.test(model, data, verbose=False)[0]
+    assert 0 <= results["test/f1"] <= 1
+    assert model.metrics("test").frames_used() == {"frames": 8, "frames_f1": 8, "videos": 1}
+    assert len(model.metrics("test").per_step()) == 8
+
+
+# -- the authors' pre-processed layout -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One clip of Ego4D and one of Aria after the authors' scripts."""
+    root = tmp_path_factory.mktemp("clips")
+    sweep = signal.chirp(np.arange(5 * 24000) / 24000, 200, 5, 6000)[None].astype(np.float32) / 2
+    for dataset, folder, video, clip, fps, start in (
+        ("ego4d", "clips.gaze", "a", "a_t5_t10", 30, 5), ("aria", "clips", "movie_7", "movie_7_t2_t6", 20, 2),
+    ):  # fmt: skip
+        base = root / dataset
+        for part in (
+            f"{folder}/{video}",
+            f"clips.audio_24kHz/{video}",
+            f"clips.audio_24kHz_stft/{video}",
+            "gaze_frame_label",
+        ):
+            (base / part).mkdir(parents=True)
+        write_clip(base / folder / video / f"{clip}.mp4", frames=5 * fps, fps=fps, height=64, width=64)
+        write_clip(
+            base / "clips.audio_24kHz" / video / f"{clip}.wav",
+            frames=0,
+            sound=sweep,
+            rate=24000,
+            audio_codec="pcm_s16le",
+        )
+        network = CSTS(size=(32, 32), embed_dim=8, depths=(1, 1, 1, 1), contrast="none")
+        stored = network.windows.spectrogram(torch.from_numpy(np.round(sweep * 32768) / 32768))[
+            0, :, :1000
+        ].numpy()
+        np.save(base / "clips.audio_24kHz_stft" / video / f"{clip}.npy", stored)
+        frames = np.arange((start + 5) * fps)
+        x, y = gaze_at(frames / fps)
+        kinds = np.where(frames % 7 == 0, 1, 0)
+        lines = [f"{f},{a:.6f},{b:.6f},{k}" for f, a, b, k in zip(frames, x, y, kinds, strict=True)]
+        header = "frame,x,y,gaze_type"
+        if dataset == "aria":
+            header = "frame,timestamps_ns,x,y,gaze_type"
+            lines = [line.replace(",", f",{k * 50_000_000},", 1) for k, line in enumerate(lines)]
+        name = f"{video}_frame_label.csv" if dataset == "ego4d" else f"{video}.csv"
+        (base / "gaze_frame_label" / name).write_text("\n".join([header, *lines]))
+        (base / f"test_{dataset}_gaze.csv").write_text(f"{video}/{clip}.mp4\n")
+    return root
+
+
+@pytest.mark.parametrize("task", ["anticipation", "estimation"])
+@pytest.mark.parametrize(("dataset", "fps", "start"), [("ego4d", 30, 5), ("aria", 20, 2)])
+def test_pre_processed_clips_give_frames_labels_and_sound(
+    clips: Path, dataset: str, fps: int, start: int, task: str
+) -> None:
+    kind = Ego4DGazeDataModule if dataset == "ego4d" else AriaGazeDataModule
+    protocol = EGO4D if dataset == "ego4d" else ARIA
+    data = module(clips / dataset, kind, spec=spec(task, dataset))
+    (batch,) = list(data.test_dataloader())
+    first = protocol.starts(8, task == "anticipation")[1]
+    seen = first + protocol.spacing * np.arange(8)
+    pictures = (batch["video"][0] * 0.225 + 0.45).mul(255).clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    assert [frame_number(p) for p in pictures] == seen.tolist()  # numbered from the clip's start
+    labels = start * fps + protocol.labels(first, 8, task == "anticipation")
+    assert batch["frame"][0].tolist() == labels.tolist()
+    np.testing.assert_allclose(batch["gaze"][0, :, 0], gaze_at(labels / fps)[0], atol=1e-5)
+    assert batch["gaze_type"][0].tolist() == [int(f % 7 == 0) for f in labels]
+    observed = protocol.seen(task == "anticipation") / fps
+    assert batch["audio"].shape == (1, round(observed * 24000))
+
+
+@pytest.mark.parametrize("dataset", ["ego4d", "aria"])
+def test_stored_spectrograms_give_the_same_windows_as_the_sound(clips: Path, dataset: str) -> None:
+    kind = Ego4DGazeDataModule if dataset == "ego4d" else AriaGazeDataModule
+    network = CSTS(timing=dataset, size=(64, 64), embed_dim=8, depths=(1, 1, 1, 1), contrast="none")  # type: ignore[arg-type]
+    (heard,) = list(module(clips / dataset, kind, spec=network.spec).test_dataloader())
+    (stored,) = list(
+        module(clips / dataset, kind, spec=network.spec, stored_spectrograms=True).test_dataloader()
+    )
+    assert stored["spectrogram"].shape == (1, 256, 573 if dataset == "ego4d" else 600)
+    assert "audio" not in stored
+    expected = network.frontend(
+        heard["audio"], heard["audio_length"], heard["has_audio"], heard["frame_times"]
+    )
+    found = network.windows.cut(
+        stored["spectrogram"], stored["columns"], stored["seconds"], stored["frame_times"]
+    )
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=1e-3)
+
+
+# -- Aria recordings -----------------------------------------------------------------------------------------
+
+
+def test_a_real_recordings_pictures_sound_and_gaze_are_those_of_the_official_tools(real_data: Path) -> None:
+    from PIL import Image
+    from scipy.io import wavfile
+
+    from avsal.data.aria import AriaRecording
+
+    folder = real_data / "gaze" / "aria_aea_sample"
+    recording = AriaRecording(folder / "recording.vrs")
+    derived = list(csv.DictReader(open(folder / "derived" / "gaze_frames.csv")))  # noqa: SIM115
+    assert recording.timestamps.tolist() == [int(row["rgb_timestamp_ns"]) for row in derived]
+    assert (recording.fps, recording.size, len(recording)) == (20.0, (1408, 1408), 8)
+    gaze = recording.gaze(folder / "general_eye_gaze.csv")
+    for row, (_, x, y, kind) in zip(derived, gaze, strict=True):
+        assert (x, y) == pytest.approx((float(row["x_upright_norm"]), float(row["y_upright_norm"])), abs=1e-7)
+        assert kind == 0
+    small = Image.fromarray(recording.read([3])[0]).resize((704, 704), Image.Resampling.BILINEAR)
+    with Image.open(folder / "derived" / "frames" / "img_00004.jpg") as image:
+        assert np.abs(np.asarray(image, dtype=float) - np.asarray(small, dtype=float)).mean() < 3
+    rate, samples = wavfile.read(folder / "derived" / "mic_mono_48k_s16.wav")
+    sound = recording.sound()
+    begin = round(
+        (
+            json.loads((folder / "derived" / "times.json").read_text())["audio_first_sample_ns"]
+            - recording.timestamps[0]
+        )
+        / 1e9
+        * rate
+    )
+    assert sound.rate == rate
+    np.testing.assert_allclose(sound.read(begin, begin + len(samples)).numpy(), samples / 32768, atol=5e-5)
+    assert not sound.read(0, begin).any()
+    assert not sound.read(sound.length, sound.length + 50).any()
+    gone = recording.gaze(folder / "general_eye_gaze.csv", max_gap=0.01)
+    assert gone[:, 3].tolist() == [3, 0, 3, 0, 3, 0, 3, 0] or (gone[:, 3] == 3).any()
+
+
+def test_a_real_recording_shorter_than_a_segment_is_left_out_and_said(
+    real_data: Path, tmp_path: Path
+) -> None:
+    sample = real_data / "gaze" / "aria_aea_sample"
+    (tmp_path / "loc1_script1_seq1_rec1" / "mps" / "eye_gaze").mkdir(parents=True)
+    (tmp_path / "loc1_script1_seq1_rec1" / "recording.vrs").symlink_to(sample / "recording.vrs")
+    (tmp_path / "loc1_script1_seq1_rec1" / "mps" / "eye_gaze" / "general_eye_gaze.csv").symlink_to(
+        sample / "general_eye_gaze.csv"
+    )
+    lists = real_data / "fold_lists" / "csts"
+    name = read_names(lists / "aria_video_ids_matching.xlsx")["loc1_script1_seq1_rec1"]
+    split = "test" if any(s.video == name for s in read_segments(lists / "test_aria_gaze.csv")) else "train"
+    data = module(tmp_path, AriaGazeDataModule, lists=lists, spec=spec(timing="aria"))
+    item = data.recording(name)  # found under its current name
+    assert item is not None
+    labels = item.open().labels
+    assert labels.shape == (8, 3)
+    np.testing.assert_allclose(labels[:, 0], item.open_frames().gaze(item.gaze_file)[:, 1])
+    with pytest.raises(DataError, match="too short"):
+        data.gaze_segments(split)  # type: ignore[arg-type]
+    assert data.counts[split]["too short"] > 50
+
+
+def test_reading_vrs_without_the_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from avsal.data.aria import AriaRecording
+
+    monkeypatch.setitem(sys.modules, "projectaria_tools.core", None)
+    with pytest.raises(DataError, match=r"avsal\[aria\]"):
+        len(AriaRecording(tmp_path / "recording.vrs"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,13 @@ TOP_KEYS = (
     "weights_only",
 )
 _RUN = "AVSAL_RUN_FOLDER"
+
+
+_MISSING = {
+    "model": "No model is configured: add one with -c, for example -c examples/stavis.yaml.",
+    "data": "No data set is configured: add one with a second -c, for example -c examples/data/synthetic.yaml "
+    "(generated clips, runs anywhere); `avsal data list` names the others.",
+}
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -89,7 +98,9 @@ class SaveConfig(SaveConfigCallback):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints beside their final name and rename: a killed run leaves the previous one whole."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Save to `path` in one step."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,15 +192,6 @@ class AvsalCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """No arguments of our own."""
-
-    def before_instantiate_classes(self) -> None:
-        """Refuse to go on without data, before anything is built."""
-        self.run_folder = Path()
-        if self._get(self.config, "data") is None:
-            raise ConfigError(
-                "No data set is configured: add one with a second -c, for example -c examples/data/synthetic.yaml "
-                "(generated clips, runs anywhere); `avsal data list` names the others."
-            )
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line as it is; `after_instantiate_classes` compares the checkpoint with it."""
@@ -283,6 +285,15 @@ class AvsalCLI(LightningCLI):
         kinds = {type(callback) for callback in given}
         return [callback for callback in wanted if type(callback) not in kinds]
 
+    def _open_data(self) -> None:
+        """Find faults of the data set before any folder of the run is made."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup(
+            {"fit": "fit", "validate": "validate", "test": "test"}.get(self.subcommand, "predict")
+        )
+
+    before_fit = before_validate = before_test = before_predict = _open_data
+
     def after_fit(self) -> None:
         """Say where the weights are."""
         if self.trainer.is_global_zero and self.trainer.checkpoint_callback is not None:
@@ -340,6 +351,14 @@ def main(argv: ArgsType = None) -> int:
     """
     from jsonargparse import ArgumentError
 
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for noise in (
+        "Experiment logs directory",
+        ".*isinstance.treespec, LeafSpec",
+        "The dirpath has changed",
+        "Be aware",
+    ):
+        warnings.filterwarnings("ignore", message=noise)
     arguments = sys.argv[1:]
     if "LOCAL_RANK" not in os.environ:
         os.environ.pop(_RUN, None)
@@ -349,6 +368,7 @@ def main(argv: ArgsType = None) -> int:
         elif flag.startswith("--config="):
             check_config_file(Path(flag.partition("=")[2]))
     torch.set_float32_matmul_precision("high")
+    strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         AvsalCLI(
             SaliencyModule,
@@ -359,8 +379,8 @@ def main(argv: ArgsType = None) -> int:
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_kwargs={
-                "exit_on_error": False,
-                **{name: {"exit_on_error": False} for name in ("fit", "validate", "test", "predict")},
+                **strict,
+                **dict.fromkeys(("fit", "validate", "test", "predict"), strict),
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -372,6 +392,8 @@ def main(argv: ArgsType = None) -> int:
 
 def _shortened(message: str, lines: int = 12) -> str:
     """Return the telling last lines of a parser's message."""
+    if match := re.search(r"required: \S*?(model|data)\b", message):
+        return _MISSING[match[1]]
     kept = [line.rstrip() for line in message.splitlines() if line.strip()]
     return (
         "\n".join(kept[-lines:]) + "\nSee `avsal fit --help` for every option, and examples/ for whole files."

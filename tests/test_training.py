@@ -1,0 +1,279 @@
+"""`lightning fit` and its relatives, run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import avsal
+from avsal import cli
+from avsal.errors import ConfigError
+from avsal.training import AtomicCheckpointIO, check_config_file
+
+ROOT = Path(avsal.__file__).parents[1]
+MODEL = """
+model:
+  class_path: avsal.STAViSModule
+  init_args:
+    audiovisual: {audiovisual}
+    size: [24, 32]
+    via: null
+    width: 8
+    blocks: [1, 1, 1]
+    dsam_maps: 2
+    hidden: 8
+    audio_width: 4
+    optimizer: adamw
+trainer:
+  accelerator: cpu
+  max_epochs: 3
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+"""
+DATA = """
+data:
+  class_path: avsal.SynthAVDataModule
+  init_args:
+    clips: 12
+    seconds: 1.2
+    batch_size: 2
+    val_stride: 8
+    num_workers: 0
+    root: {root}
+"""
+
+
+@pytest.fixture(scope="module")
+def synthav(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from avsal.data.synthetic import generate
+
+    root = tmp_path_factory.mktemp("data") / "synthav"
+    generate(root, clips=12, seed=0, seconds=1.2)
+    return root
+
+
+@pytest.fixture
+def files(tmp_path: Path, synthav: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Configuration files in an empty working directory: what stands after `-c`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.yaml").write_text(MODEL.format(audiovisual="true"))
+    (tmp_path / "visual.yaml").write_text(MODEL.format(audiovisual="false"))
+    (tmp_path / "data.yaml").write_text(DATA.format(root=synthav))
+    return ["-c", "model.yaml", "-c", "data.yaml"]
+
+
+def lightning(
+    *words: str, processes: bool = False, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.run(
+        [sys.executable, "-m", "avsal.cli", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    (path,) = folder.glob(f"runs/*/version_*/checkpoints/{name}")
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def test_fit_logs_and_keeps_the_best_and_the_last_then_test_writes_results(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["fit", *files, "--trainer.max_epochs=1"]) == 0
+    (run,) = (tmp_path / "runs").glob("*/version_0")
+    names = {p.name for p in run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best-epoch=000.ckpt", "last.ckpt"}
+    assert "val/cc" in (run / "metrics.csv").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.yaml", "model.yaml", "runs", "visual.yaml"]
+    assert cli.main(["test", *files, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]) == 0
+    (result,) = (tmp_path / "results").glob("*.json")
+    assert "sauc" in result.read_text()
+    module = avsal.from_pretrained(run / "checkpoints" / "last.ckpt")
+    assert module.hparams["width"] == 8
+
+
+def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
+    files: list[str], tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        for name in ("model.yaml", "data.yaml"):
+            (folder / name).write_text((tmp_path / name).read_text())
+    os.chdir(whole)
+    assert cli.main(["fit", *files]) == 0
+    os.chdir(killed)
+    words = [sys.executable, "-m", "avsal.cli", "fit", *files]
+    process = subprocess.Popen(
+        words,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while not list(killed.glob("runs/*/version_0/checkpoints/last.ckpt")):
+        assert process.poll() is None, "the run ended before it wrote a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = torch.load(next(killed.glob("runs/*/version_0/checkpoints/last.ckpt")), weights_only=True)
+    assert first["epoch"] < 2
+    assert cli.main(["fit", *files, "--ckpt_path", "last"]) == 0
+    (resumed,) = killed.glob("runs/*/version_1/checkpoints/last.ckpt")
+    state = torch.load(resumed, weights_only=True)["state_dict"]
+    expected = weights(whole)
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(state[name], value), name
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    script = (
+        "import os, torch\n"
+        "from pathlib import Path\n"
+        "from avsal.training import AtomicCheckpointIO\n"
+        "def half(content, stream):\n"
+        "    stream.write(b'half of a checkpoint'); stream.flush(); os.kill(os.getpid(), 9)\n"
+        "torch.save = half\n"
+        f"AtomicCheckpointIO().save_checkpoint({{'step': 2}}, Path({str(path)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_the_second_stage_starts_from_the_first(
+    files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cli.main(["fit", "-c", "visual.yaml", "-c", "data.yaml", "--trainer.max_epochs=1"]) == 0
+    (first,) = tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt")
+    init = f"--model.init_args.init_from={first}"
+    assert cli.main(["fit", *files, "--trainer.max_epochs=1", "--trainer.limit_train_batches=0", init]) == 0
+    first_state = torch.load(first, weights_only=True)["state_dict"]
+    from avsal.models import create_model
+
+    second = create_model(
+        "stavis", size=(24, 32), via=None, width=8, blocks=[1, 1, 1], dsam_maps=2, hidden=8, audio_width=4
+    )
+    second.initialise_from(str(first))
+    state = second.state_dict()
+    assert torch.equal(state["network.trunk.conv1.weight"], first_state["network.trunk.conv1.weight"])
+
+
+def test_two_processes_train_and_validate_together(files: list[str], tmp_path: Path) -> None:
+    done = lightning(
+        "fit", *files, "--trainer.max_epochs=1", "--trainer.devices=2", "--trainer.strategy=ddp",
+        "--trainer.limit_train_batches=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = (tmp_path / "runs").glob("*/version_*")
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_mixed_precision_runs(files: list[str]) -> None:
+    assert (
+        cli.main(
+            [
+                "fit",
+                *files,
+                "--trainer.max_epochs=1",
+                "--trainer.precision=bf16-mixed",
+                "--trainer.limit_train_batches=2",
+            ]
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("modle:\n  a: 1\n", "'modle'. Did you mean 'model'"),
+        ("modle: {}\n", "'modle'. Did you mean 'model'"),
+        ("model: {}\n", "'model' is empty"),
+        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", "'max_epochs' is given twice"),
+        ("trainer: [\n", "not valid YAML"),
+        ("- 1\n", "holds keys"),
+    ],
+)
+def test_a_wrong_configuration_file_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "typo.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        check_config_file(path)
+    assert "typo.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-c", "model.yaml"], "No data set is configured"),
+        (["-c", "nowhere.yaml"], "no such configuration file"),
+        (["-c", "model.yaml", "-c", "data.yaml", "--trainer.max_epoch=1"], "max_epoch"),
+        (["-c", "model.yaml", "-c", "data.yaml", "--model.init_args.widht=1"], "widht"),
+        (["-c", "model.yaml", "-c", "data.yaml", "--data.init_args.root=nowhere"], "nowhere"),
+        (["-c", "model.yaml", "-c", "data.yaml", "--ckpt_path=last"], "no last.ckpt"),
+        (["-c", "model.yaml", "-c", "data.yaml", "--ckpt_path=model.yaml"], "cannot be loaded"),
+    ],
+)
+def test_mistakes_are_told_on_one_screen_and_leave_nothing_behind(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["fit", *words]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) <= 24
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_configuration_does_not_override_the_command_line(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["fit", *files, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]) == 0
+    (path,) = tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt")
+    capsys.readouterr()
+    assert cli.main(["fit", *files, "--ckpt_path", str(path), "--model.init_args.hidden=12"]) == 2
+    assert "hidden: 8 in the checkpoint, 12 configured" in capsys.readouterr().err
+
+
+def test_added_callbacks_do_not_drop_ours_and_print_config_shows_the_stack(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more.yaml").write_text("trainer:\n  callbacks:\n    - class_path: LearningRateMonitor\n")
+    words = ["fit", *files, "-c", "more.yaml", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    assert cli.main(words) == 0
+    assert list(tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        cli.main([*words, "--print_config"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert "SynthAVDataModule" in shown
+    assert "LearningRateMonitor" in shown
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "examples").glob("*.yaml")))
+def test_every_example_is_a_valid_configuration(name: str) -> None:
+    check_config_file(ROOT / "examples" / name)

@@ -249,6 +249,8 @@ class CASPNet(SaliencyNetwork):
         wrong = [stage for stage in stages if stage not in (1, 2, 3, 4)]
         if wrong or len(set(stages)) != len(stages):
             raise ConfigError(f"stages={tuple(stages)}: give each of 1, 2, 3, 4 at most once.")
+        if audiovisual and decoder == "fcn" and fusion != "bilinear" and tuple(stages) != (4,):
+            raise ConfigError("decoder='fcn' reads the fourth stage only: with sound it needs stages=(4,).")
         if iterations < 0:
             raise ConfigError(f"iterations={iterations}: predictive coding runs 0, 1, 2, … times.")
         if channels < 1 or growth < 1 or decoder_width < 1:
@@ -266,7 +268,12 @@ class CASPNet(SaliencyNetwork):
         )
         self.audiovisual, self.freeze_bn, self.fusion = audiovisual, freeze_bn, fusion
         self.encoder = S3DFeatures(width=width, bn_momentum=bn_momentum)
-        self.aspp = nn.ModuleList(ASPP(c, channels) for c in self.encoder.channels)
+        # The FCN decoder looks at the deepest stage alone.
+        used = (4,) if decoder == "fcn" else (1, 2, 3, 4)
+        self.aspp = nn.ModuleList(
+            ASPP(c, channels) if number in used else nn.Identity()
+            for number, c in enumerate(self.encoder.channels, 1)
+        )
         steps = (frames // 2, frames // 2, frames // 4, frames // 8)
         self.decoder = _decoder(decoder, channels, steps, growth, decoder_width)
         if not audiovisual:

@@ -172,10 +172,14 @@ class SmallAudioNet(nn.Module):
             ]
             channels = out
         self.features = nn.Sequential(*layers)
-        # The loudest moment of each band says what sounds; an average over time would dilute it.
-        self.head = nn.Linear(channels * 8, out_features)
+        # The loudest moment of each band says what sounds, the mean says how often.
+        self.head = nn.Linear(channels * 8 * 2, out_features)
+        # The embedding has VGGish's order of magnitude, which AVIM and predictive coding are laid out for.
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Return the embedding (B, out_features), non-negative, of log-mel patches (B, 1, 96, 64)."""
         maps = self.features(log_mel)
-        return F.relu(self.head(maps.amax(2).flatten(1)))
+        pooled = torch.cat((maps.amax(2), maps.mean(2)), dim=1)
+        return F.relu(self.head(pooled.flatten(1)))

@@ -154,7 +154,7 @@ def test_sampled_forms_within_four_standard_errors(name: str) -> None:
 @pytest.mark.parametrize("name", ["fivelevels_36x64_n30", "peaky8bit_180x320_n25", "quant8_112x112_n50"])
 def test_expected_ties_are_the_mean_of_jittered_runs(name: str) -> None:
     case = Case(name)
-    runs = torch.stack([F.auc_judd(case.pred, case.fix, ties="jitter", seed=s) for s in range(30)]))
+    runs = torch.stack([F.auc_judd(case.pred, case.fix, ties="jitter", seed=s) for s in range(30)])
     expected = F.auc_judd(case.pred, case.fix)
     assert abs(runs.mean() - expected) < 4 * runs.std() / math.sqrt(len(runs)) + 1e-12
     mean, sd = (case.reference(f"octave_mit/auc_judd_jitter_{k}") for k in ("mean", "sd"))

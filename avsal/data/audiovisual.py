@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from avsal.data.cache import cache_dir
-from avsal.data.items import VideoItem
-from avsal.data.layout import fold_list, read_layout
+from avsal.data.eyetracking import Eyes, OpenDIEMEvents, size_in_name
+from avsal.data.items import OpenVideo, VideoItem, find_video
+from avsal.data.layout import fold_list, read_fold_list, read_layout
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.synthetic import CONDITIONS, SynthSpec, generate
 from avsal.errors import ConfigError, DataError
@@ -159,10 +160,65 @@ class _OneSet(LayoutDataModule):
 
 
 class DIEMDataModule(_OneSet):
-    """DIEM: 81 clips, 30 fps; its standard split (64 for training, 17 for test) in every fold."""
+    """DIEM: 81 clips, 30 fps; its standard split (64 for training, 17 for test) in every fold.
+
+    The folder is the STAViS layout, or DIEM as it was published (see `avsal.data.eyetracking`)::
+
+        <name>_<W>x<H>/video/<name>_<W>x<H>.mp4, <name>_<W>x<H>/event_data/*.txt
+
+    Args:
+        root: the folder.
+        gaze: "maps" reads the layout, "events" the published folders; fold lists are taken from
+            `fold_lists` in either case, and without them the clips are dealt by their names.
+        eyes: which eye counts with `gaze="events"`: "mean" averages the eyes where both fixate, "left", "right",
+            "both".
+        sigma: Gaussian of the density in pixels with `gaze="events"`; 1/30 of the width by default.
+        options: see `LayoutDataModule`.
+    """
 
     name = "diem"
     sets = ("DIEM",)
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        gaze: Literal["maps", "events"] = "maps",
+        eyes: Eyes = "mean",
+        sigma: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, **options)
+        if gaze not in ("maps", "events"):
+            raise ConfigError(f"gaze={gaze!r} is not known; allowed: maps, events.")
+        self.gaze, self.eyes, self.sigma = gaze, eyes, sigma
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return the clips of a split."""
+        if self.gaze == "maps":
+            return super().items(split)
+        root = self.require_root()
+        found = []
+        for folder in sorted(p for p in root.iterdir() if (p / "event_data").is_dir()):
+            video = find_video(folder / "video", folder.name) or find_video(folder, folder.name)
+            files = tuple(sorted((folder / "event_data").glob("*.txt")))
+            if video is None or not files:
+                self.report(f"DIEM/{folder.name}: no video, or no event files, in {folder}.")
+                continue
+            annotation = OpenDIEMEvents(files, size_in_name(folder.name), self.eyes, self.sigma)
+            item = VideoItem(
+                f"DIEM/{folder.name}", None, None, OpenVideo(video), annotation, video, files=(video, *files)
+            )
+            found.append(item)
+        names = [item.name for item in found]
+        lists = {s: fold_list(root, "DIEM", s, None) for s in ("train", "test")}
+        if lists["test"]:
+            test = {f"DIEM/{entry.name}" for entry in read_fold_list(lists["test"])}
+        else:
+            test = held_out(names, 17 / 81)
+        val = held_out([name for name in names if name not in test], self.val_fraction)
+        chosen = {"test": test, "val": val or test}.get(split, set(names) - test - val)
+        return [item for item in found if item.name in chosen]
 
 
 class Coutrot1DataModule(_OneSet):

@@ -147,7 +147,13 @@ def read_lund(path: Path) -> LundSamples:
     x, y = pos[:, 3].astype(np.float64), pos[:, 4].astype(np.float64)
     lost = (x == 0) & (y == 0)
     width, height = (int(v) for v in np.asarray(content.get("screenRes", (1024, 768))).ravel()[:2])
-    return LundSamples(time, np.where(lost, np.nan, x), np.where(lost, np.nan, y), pos[:, 5].astype(np.int64), (height, width))
+    return LundSamples(
+        time,
+        np.where(lost, np.nan, x),
+        np.where(lost, np.nan, y),
+        pos[:, 5].astype(np.int64),
+        (height, width),
+    )
 
 
 def lund_fixations(

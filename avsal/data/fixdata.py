@@ -73,7 +73,11 @@ def read_video_database(path: Path) -> VideoDatabase:
         raise DataError(f"{path}: not a video_database.mat ({type(error).__name__}: {error}).") from error
     good = np.isfinite(fixdata).all(1)
     return VideoDatabase(
-        names, tuple((int(h), int(w)) for w, h in sizes), tuple(int(n) for n in frames), fixdata[good], int((~good).sum())
+        names,
+        tuple((int(h), int(w)) for w, h in sizes),
+        tuple(int(n) for n in frames),
+        fixdata[good],
+        int((~good).sum()),
     )
 
 
@@ -172,9 +176,13 @@ def read_points_npy(path: Path) -> list[NDArray[np.float64]]:
         data = path.read_bytes()
         stream = io.BytesIO(data)
         version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
         _, _, dtype = read(stream)
-        array = _ArraysOnly(stream).load() if dtype.hasobject else np.load(io.BytesIO(data), allow_pickle=False)
+        array = (
+            _ArraysOnly(stream).load() if dtype.hasobject else np.load(io.BytesIO(data), allow_pickle=False)
+        )
         frames = [np.asarray(points, dtype=np.float64).reshape(-1, 2) for points in array]
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
@@ -200,15 +208,17 @@ class OpenPointsNpy:
         size = (info.height, info.width)
         frame = np.concatenate([np.full(len(p), k) for k, p in enumerate(points)]) if points else np.zeros(0)
         xy = np.concatenate(points) if points else np.zeros((0, 2))
-        return PointAnnotation(FixationTable.build(frame, xy[:, 0], xy[:, 1], None, size), self.sigma or default_sigma(size))
+        return PointAnnotation(
+            FixationTable.build(frame, xy[:, 0], xy[:, 1], None, size), self.sigma or default_sigma(size)
+        )
 
 
 class FixdataDataModule(SaliencyDataModule):
     """Base of the data sets that come with `video_database.mat`.
 
-    Where the folder has `fold_lists/<set>_list_{train,test}_<fold>_fps.txt` they are used. Otherwise the videos are dealt
-    into `folds` parts by their names: part `fold` is tested, the next one validates, the others train.
-    Videos of the same scene (`same_scene`) stay together.
+    Where the folder has `fold_lists/<set>_list_{train,test}_<fold>_fps.txt` they are used. Otherwise the
+    videos are dealt into `folds` parts by their names: part `fold` is tested, the next one validates, the others
+    train. Videos of the same scene (`same_scene`) stay together.
 
     Args:
         root: folder with the .mat and the videos (in it, or in a folder of it such as `clips` or `videos`).
@@ -223,7 +233,13 @@ class FixdataDataModule(SaliencyDataModule):
     same_scene: Mapping[str, str] = {}
 
     def __init__(
-        self, root: str | Path | None = None, *, fold: int = 1, folds: int = 5, sigma: float | None = None, **options: Any
+        self,
+        root: str | Path | None = None,
+        *,
+        fold: int = 1,
+        folds: int = 5,
+        sigma: float | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(root, **options)
         if folds < 3 or not 1 <= fold <= folds:

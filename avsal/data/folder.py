@@ -81,9 +81,9 @@ class OpenFolderAnnotation:
             table = table_to_fixations(gaze, times, size)
             if len(table.frame) == 0:
                 raise DataError(
-                    f"{self.gaze}: no sample lies on a frame of {self.video.name} ({times[0]:.2f} to {times[-1]:.2f} s). "
-                    f"The samples run from {np.nanmin(gaze.time):.2f} to {np.nanmax(gaze.time):.2f} s: pass offset= in "
-                    "seconds if the clocks differ, or time_unit=."
+                    f"{self.gaze}: no sample lies on a frame of {self.video.name} ({times[0]:.2f} to "
+                    f"{times[-1]:.2f} s). The samples run from {np.nanmin(gaze.time):.2f} to "
+                    f"{np.nanmax(gaze.time):.2f} s: pass offset= in seconds if the clocks differ, or time_unit=."
                 )
         if self.maps is None:
             assert table is not None
@@ -105,8 +105,9 @@ class FolderDataModule(SaliencyDataModule):
         root/a.mp4  root/a.csv            or  root/videos/a.mp4  root/gaze/a.csv
         root/b.mp4  root/saliency/b.mp4   or both of them
 
-    A gaze file is CSV, TSV or Parquet with a header: `time` (or `time_ms`, `frame`, …), `x`, `y` and, if known, `observer`. Units and
-    time base are taken from the columns' names or from the values; what is not certain is refused with the reason.
+    A gaze file is CSV, TSV or Parquet with a header: `time` (or `time_ms`, `frame`, …), `x`, `y` and, if known,
+    `observer`. Units and time base are taken from the columns' names or from the values; what is not certain is
+    refused with the reason.
 
     Args:
         root: the folder.
@@ -155,13 +156,15 @@ class FolderDataModule(SaliencyDataModule):
     def all_items(self) -> list[VideoItem]:
         """Return every video that has gaze or a saliency video."""
         root = self.require_root()
-        videos = next((v for f in VIDEO_FOLDERS if (root / f).is_dir() and (v := list(list_videos(root / f)))), [])
+        videos = next(
+            (v for f in VIDEO_FOLDERS if (root / f).is_dir() and (v := list(list_videos(root / f)))), []
+        )
         items = []
         for video in videos:
             gaze = _beside(root, video, GAZE_FOLDERS, GAZE_SUFFIXES)
             maps = _beside(root, video, MAP_FOLDERS, (video.suffix, ".mp4", ".mkv", ".avi", ".webm"))
             if gaze is None and maps is None:
-                message = f"{video.name}: neither a gaze file {video.stem}.csv nor saliency/{video.stem}.mp4 belongs to it."
+                message = f"{video.name}: no gaze file {video.stem}.csv and no saliency/{video.stem}.mp4 belongs to it."
                 if self.strict:
                     raise DataError(message)
                 self.report(message)
@@ -169,7 +172,9 @@ class FolderDataModule(SaliencyDataModule):
             annotation = OpenFolderAnnotation(video, gaze, maps, self.sigma, self.offset, self._reading)
             files = tuple(p for p in (video, gaze, maps) if p is not None)
             items.append(
-                VideoItem(f"{root.name}/{video.stem}", None, None, OpenVideo(video), annotation, video, files=files)
+                VideoItem(
+                    f"{root.name}/{video.stem}", None, None, OpenVideo(video), annotation, video, files=files
+                )
             )
         if not items:
             raise DataError(

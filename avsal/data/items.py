@@ -314,7 +314,7 @@ class StillFrames:
                 picture = np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise DataError(f"{self.path}: cannot be read as an image ({error}).") from error
-        return np.broadcast_to(picture, (len(indices), *picture.shape))
+        return np.repeat(picture[None], len(indices), 0)
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -377,30 +377,6 @@ class PointAnnotation:
     def union(self) -> IntArray:
         """Return the distinct pixels of all frames."""
         return distinct(self.table.points, self.size)
-
-
-class StillAnnotation:
-    """The annotation of one image, the same for every frame of a `StillFrames` video."""
-
-    def __init__(self, annotation: Annotation) -> None:
-        self._of = annotation
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the map."""
-        return self._of.size
-
-    def density(self, frame: int) -> NDArray[np.float32] | None:
-        """Return the image's map."""
-        return self._of.density(0)
-
-    def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
-        """Return the image's fixations."""
-        return self._of.fixations(0)
-
-    def union(self) -> IntArray:
-        """Return the image's fixated pixels."""
-        return self._of.union()
 
 
 class MapVideo:

@@ -108,7 +108,12 @@ class FolderAnnotation:
     """
 
     def __init__(
-        self, folder: Path, *, maps: Path | None = None, points: Path | None = None, images: Path | None = None
+        self,
+        folder: Path,
+        *,
+        maps: Path | None = None,
+        points: Path | None = None,
+        images: Path | None = None,
     ) -> None:
         self.folder = folder
         self._map_folder, self._point_folder, self._images = maps or folder / "maps", points or folder, images
@@ -121,7 +126,9 @@ class FolderAnnotation:
     def _points(self) -> dict[int, Path]:
         found = _numbered(self._point_folder, (".mat",))
         if not found and self._point_folder != self.folder:
-            found = _numbered(self._point_folder, (".png",)) or _numbered(self._point_folder / "maps", (".mat",))
+            found = _numbered(self._point_folder, (".png",)) or _numbered(
+                self._point_folder / "maps", (".mat",)
+            )
         return found
 
     @cached_property

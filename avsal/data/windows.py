@@ -140,7 +140,13 @@ class Sampling:
 
     def pixels(self, opened: OpenItem, frames: NDArray[np.int64]) -> Tensor:
         """Return the normalised frames (3, n, H, W)."""
-        return self._preprocess(opened.frames.read([int(k) for k in frames]))
+        order, place = np.unique(frames, return_inverse=True)
+        pixels = self._preprocess(opened.frames.read([int(k) for k in order]))
+        return (
+            pixels
+            if len(order) == len(frames) and (order == frames).all()
+            else pixels[:, torch.from_numpy(place)]
+        )
 
     def sound(self, opened: OpenItem, window: Window, fps: float) -> Sample:
         """Return the waveform of a window's span, its rate, and the frames' times in it."""

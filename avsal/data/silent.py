@@ -1,0 +1,165 @@
+"""DHF1K, Hollywood-2 and UCF Sports: silent sets that the visual branches are pre-trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avsal.data.audiovisual import held_out
+from avsal.data.items import Annotation, OpenFolder, OpenVideo, VideoItem, find_video
+from avsal.data.layout import FolderAnnotation
+from avsal.data.module import SaliencyDataModule, Split
+from avsal.errors import DataError
+
+
+@dataclass(frozen=True)
+class OpenMapsAndFixations:
+    """Opens `maps/*.png` and `fixation/*.png` (or `fixation/maps/*.mat`) of one video.
+
+    Attributes:
+        folder: the folder that holds `maps` and `fixation`.
+        images: the folder of numbered frames, where there is one.
+    """
+
+    folder: Path
+    images: Path | None = None
+
+    def __call__(self) -> Annotation:
+        """Return the annotation."""
+        points = next((p for p in ("fixation", "fixations") if (self.folder / p).is_dir()), "fixation")
+        return FolderAnnotation(self.folder, points=self.folder / points, images=self.images)
+
+
+class DHF1KDataModule(SaliencyDataModule):
+    """DHF1K: 600 videos for training, 100 for validation (30 fps, 17 observers); 300 for test without public labels.
+
+    ::
+
+        video/001.AVI …            or images/001/0001.png … (also annotation/0001/images)
+        annotation/0001/maps/0001.png, annotation/0001/fixation/0001.png
+
+    Names may have three or four digits. `test` takes the validation videos, as published tables do: the labels
+    of the true test set are withheld.
+
+    Args:
+        root: the folder that holds `annotation`.
+        fps: rate where there are only images.
+        options: see `SaliencyDataModule`.
+    """
+
+    name = "dhf1k"
+
+    def __init__(self, root: str | Path | None = None, *, fps: float = 30.0, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.fps = fps
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return videos 1 to 600 for training, 601 to 700 for validation and test."""
+        root = self.require_root()
+        if not (root / "annotation").is_dir():
+            raise DataError(
+                f"{root}: no folder 'annotation'; 'avsal data info dhf1k' shows what is expected."
+            )
+        found = []
+        for number in range(1, 601) if split == "train" else range(601, 701):
+            item = self._item(root, number)
+            if item is not None:
+                found.append(item)
+            elif self.strict:
+                raise DataError(f"DHF1K/{number:03d}: its video or its annotation is missing in {root}.")
+            else:
+                self.report(f"DHF1K/{number:03d}: its video or its annotation is missing.")
+        return found
+
+    def _item(self, root: Path, number: int) -> VideoItem | None:
+        names = (f"{number:03d}", f"{number:04d}")
+        annotation = _first_folder(root / "annotation", names)
+        if annotation is None:
+            return None
+        title = f"DHF1K/{number:03d}"
+        for name in names:
+            video = find_video(root / "video", name)
+            if video is not None:
+                opened = OpenMapsAndFixations(annotation)
+                return VideoItem(title, None, None, OpenVideo(video), opened, files=(video, annotation))
+        images = _first_folder(root / "images", names) or _first_folder(annotation, ("images",))
+        if images is None:
+            return None
+        opened = OpenMapsAndFixations(annotation, images)
+        return VideoItem(
+            title, None, self.fps, OpenFolder(images, self.fps), opened, files=(images, annotation)
+        )
+
+
+def _first_folder(parent: Path, names: Sequence[str]) -> Path | None:
+    return next((parent / name for name in names if (parent / name).is_dir()), None)
+
+
+class _ClipFolders(SaliencyDataModule):
+    """Sets with one folder for each clip: `<split>/<clip>/{images,maps,fixation}/*.png`."""
+
+    set_name = ""
+    train_folders: tuple[str, ...] = ("training", "train")
+    test_folders: tuple[str, ...] = ("testing", "test")
+
+    def __init__(
+        self, root: str | Path | None = None, *, fps: float = 24.0, val_fraction: float = 0.1, **options: Any
+    ) -> None:
+        super().__init__(root, **options)
+        self.fps, self.val_fraction = fps, val_fraction
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return the clips of a split; validation clips are dealt out of the training ones by their names."""
+        root = self.require_root()
+        folder = _first_folder(root, self.test_folders if split == "test" else self.train_folders)
+        if folder is None:
+            wanted = "' or '".join(self.test_folders if split == "test" else self.train_folders)
+            raise DataError(
+                f"{root}: no folder '{wanted}' in it; 'avsal data info {self.name}' shows what is expected."
+            )
+        items = []
+        for clip in sorted(p for p in folder.iterdir() if p.is_dir()):
+            images = _first_folder(clip, ("images", "frames"))
+            if images is None or not (clip / "maps").is_dir():
+                self.report(f"{self.set_name}/{clip.name}: no folder 'images' or no folder 'maps' in {clip}.")
+                continue
+            items.append(
+                VideoItem(
+                    f"{self.set_name}/{clip.name}", None, self.fps, OpenFolder(images, self.fps),
+                    OpenMapsAndFixations(clip, images), files=(images, clip),
+                )
+            )  # fmt: skip
+        if split == "test":
+            return items
+        val = held_out([item.name for item in items], self.val_fraction)
+        return [item for item in items if (item.name in val) == (split == "val")]
+
+
+class Hollywood2DataModule(_ClipFolders):
+    """Hollywood-2 with eye tracking: 823 training and 884 test videos (cut into shots), 24 fps, 19 observers.
+
+    Args:
+        root: the folder with `training` and `testing`.
+        fps: rate of the frames.
+        val_fraction: share of the training clips that validates.
+        options: see `SaliencyDataModule`.
+    """
+
+    name = "hollywood2"
+    set_name = "Hollywood-2"
+
+
+class UCFSportsDataModule(_ClipFolders):
+    """UCF Sports with eye tracking: 103 training and 47 test clips, 19 observers.
+
+    Args:
+        root: the folder with `training` and `testing`.
+        fps: rate of the frames.
+        val_fraction: share of the training clips that validates.
+        options: see `SaliencyDataModule`.
+    """
+
+    name = "ucfsports"
+    set_name = "UCFSports"

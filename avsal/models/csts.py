@@ -718,12 +718,15 @@ class CSTSModule(SaliencyModule):
 
     def _trains(self, batch: Batch, like: Tensor) -> Tensor:
         """Return (B, T_out) 1 for the frames that train."""
-        frames = self.hparams["loss_frames"]
+        chosen = batch.get("labelled", torch.ones_like(like, dtype=torch.bool))
         if "gaze_type" in batch:
-            kinds = batch["gaze_type"]
-            chosen = {"all": kinds >= 0, "tracked": kinds != 3, "fixations": kinds == 0}[frames]
-        else:
-            chosen = batch.get("labelled", torch.ones_like(like, dtype=torch.bool))
+            kinds, frames = batch["gaze_type"], self.hparams["loss_frames"]
+            # Untracked frames are not labelled; the released code trains on their stand-in point all the same.
+            chosen = {
+                "all": chosen | (kinds == 3),
+                "tracked": chosen & (kinds != 3),
+                "fixations": chosen & (kinds == 0),
+            }[frames]
         return chosen.to(like)
 
     def configure_optimizers(self) -> Any:

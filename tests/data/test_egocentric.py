@@ -29,6 +29,7 @@ from avsal.data.egocentric import (
 )
 from avsal.data.gaze_targets import crop_gaze, gaze_density, offset_range, place_gaze
 from avsal.errors import ConfigError, DataError
+from avsal.inference import predict_video
 from avsal.models.csts import CSTS, CSTSModule
 from avsal.types import ClipSpec
 from tests.media import frame_number, tone, write_clip
@@ -329,6 +330,27 @@ def test_only_the_observed_sound_is_heard_and_the_windows_are_the_authors(ego4d:
     heard = windows[0, 0, :, :, 128].argmax(1).double() * 24000 / 511
     centres = torch.tensor([147, 207, 267, 326, 386, 444, 444, 444]) * 120 / 24000
     torch.testing.assert_close(heard, 200 + 5800 * (5 + centres.double()) / 11, atol=60.0, rtol=0)
+
+
+def test_a_whole_video_prediction_at_the_last_observed_frame_is_the_test_clips(ego4d: Path) -> None:
+    torch.manual_seed(0)
+    model = CSTSModule(
+        size=(64, 64), embed_dim=8, depths=(1, 1, 1, 1), contrast_dim=8, spectrogram=(128, 128), hop=240
+    ).eval()
+    (batch,) = list(module(ego4d, spec=model.spec).test_dataloader())
+    with torch.no_grad():
+        expected = model(batch).saliency()[0]
+    now = 150 + 85
+    model.network.attention_maps = True
+    (found,) = [
+        r
+        for r in predict_video(model, ego4d / "full_scale.gaze" / "a.mp4", stride=now, keep_aux=True)
+        if r.index == now
+    ]
+    torch.testing.assert_close(found.map, expected, rtol=1e-3, atol=1e-6)
+    assert found.map.shape == (8, 16, 16)
+    np.testing.assert_allclose(found.target_times, batch["frame"][0].numpy() / 30, atol=1e-6)
+    assert found.aux["spatial_correlation"].shape == (4, 2, 2)
 
 
 def test_separate_sound_replaces_a_missing_track_and_missing_recordings_are_counted(ego4d: Path) -> None:

@@ -377,7 +377,7 @@ Published = Literal["torchvision", "pytorchvideo", "pyslowfast"]
 
 #: Entries of published MViT-B weights that a network without class token and head does not have.
 _DROPPED = (
-    "class_token",
+    "pos_encoding.class_token",
     "cls_token",
     "pos_encoding.class_pos",
     "pos_embed_class",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from avsal.data.frames import seen_part
 from avsal.io.render import NpyWriter, VideoWriter, draw_points, grey, overlay
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class Artist:
         # Anticipation: one picture can hold only one heat map, the mean over the future; the peaks are drawn.
         shown = maps.mean(0) if maps.ndim == 3 else maps
         stretched = _stretched(shown)
-        peaks = [_peak(m) for m in (maps if maps.ndim == 3 else maps[None])]
+        info = self.prediction.info
+        part = seen_part(info.height, info.width, self.prediction.spec)
+        peaks = [_peak(m, part) for m in (maps if maps.ndim == 3 else maps[None])]
         self._draw(result, stretched, peaks if maps.ndim == 3 else [])
         row: dict[str, Any] = {"frame": result.index, "time": round(result.time, 6)}
         if result.target_times:
@@ -101,8 +104,13 @@ class Artist:
     def _draw(self, result: FrameMap, stretched: np.ndarray, future: list[tuple[float, float]]) -> None:
         image = None
         if self.draws and result.image is not None:
-            image = overlay(result.image, stretched, alpha=self.alpha)
+            image = result.image.copy()
             height, width = image.shape[:2]
+            # Networks that crop the picture say nothing about its borders: they stay as they are.
+            top, left, bottom, right = seen_part(height, width, self.prediction.spec)
+            rows = slice(round(top * height), round(bottom * height))
+            columns = slice(round(left * width), round(right * width))
+            image[rows, columns] = overlay(image[rows, columns], stretched, alpha=self.alpha)
             radius = max(2, height // 120)
             image = draw_points(image, [(x * width, y * height) for x, y in future], FUTURE, radius)
             if self.gaze is not None:
@@ -135,7 +143,10 @@ def _stretched(map_: np.ndarray) -> np.ndarray:
     return np.zeros_like(map_) if high <= low else (map_ - low) / (high - low)
 
 
-def _peak(map_: np.ndarray) -> tuple[float, float]:
-    """Return (x, y) in 0..1 of the centre of the map's largest pixel."""
+def _peak(map_: np.ndarray, part: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Return (x, y) in 0..1 of the whole picture of the centre of the map's largest pixel."""
     row, column = np.unravel_index(int(map_.argmax()), map_.shape)
-    return round((float(column) + 0.5) / map_.shape[1], 4), round((float(row) + 0.5) / map_.shape[0], 4)
+    top, left, bottom, right = part
+    x = left + (right - left) * (float(column) + 0.5) / map_.shape[1]
+    y = top + (bottom - top) * (float(row) + 0.5) / map_.shape[0]
+    return round(x, 4), round(y, 4)

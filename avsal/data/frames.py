@@ -46,6 +46,14 @@ def crop_geometry(height: int, width: int, size: tuple[int, int]) -> tuple[tuple
     return resized, (-(-(resized[0] - size[0]) // 2), -(-(resized[1] - size[1]) // 2))
 
 
+def seen_part(height: int, width: int, spec: ClipSpec) -> tuple[float, float, float, float]:
+    """Return (top, left, bottom, right) of what the network sees of a picture, in shares of its height and width."""
+    if spec.resize != "short_side_crop":
+        return 0.0, 0.0, 1.0, 1.0
+    (rows, columns), (top, left) = crop_geometry(height, width, spec.size)
+    return top / rows, left / columns, (top + spec.size[0]) / rows, (left + spec.size[1]) / columns
+
+
 class FramePreprocessor:
     """Turn uint8 RGB frames into the float32 frames that a network eats.
 

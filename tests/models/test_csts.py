@@ -573,3 +573,24 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: 
         torch.testing.assert_close(
             shared[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_predicted_gaze_is_drawn_where_it_is_in_the_uncropped_picture(tmp_path: Path) -> None:
+    """The network sees the middle square of a wide picture; results are told in shares of the whole picture."""
+    from avsal.inference import VideoPrediction
+    from avsal.overlay import Artist
+    from tests.media import write_clip
+
+    path = write_clip(tmp_path / "wide.mp4", frames=3, fps=30, height=64, width=128)
+    prediction = VideoPrediction(small(), path, keep_images=True)
+    artist = Artist(tmp_path, prediction, 0.6)
+    result = next(prediction)
+    result.map = torch.zeros(4, 16, 16)
+    result.map[:, 3, 15] = 1.0
+    row = artist.add(result)
+    artist.abandon()
+    prediction.close()
+    # The rightmost cell of the square from a quarter to three quarters of the width.
+    assert row["x"] == pytest.approx([0.25 + 0.5 * 15.5 / 16] * 4, abs=1e-4)
+    assert row["y"] == pytest.approx([3.5 / 16] * 4, abs=1e-4)
+    assert row["targets"] == pytest.approx([(1 + 9 * i) / 30 for i in range(4)], abs=1e-5)

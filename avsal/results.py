@@ -96,6 +96,20 @@ class Hardware(_Part):
     torch: str
 
 
+class Cost(_Part):
+    """What the network costs.
+
+    Attributes:
+        parameters: of the network.
+        multiply_adds: of one clip, as `avsal info` counts them.
+        maps_per_second: maps that the network itself made per second (no decoding, no metrics), None if not measured.
+    """
+
+    parameters: int
+    multiply_adds: int
+    maps_per_second: float | None = None
+
+
 class Results(_Part):
     """One run's results.
 
@@ -106,6 +120,7 @@ class Results(_Part):
         avsal: version of the package.
         git: state of its source tree, None for an installed package.
         model: class or name of the model, as far as known.
+        arguments: constructor arguments of the model that differ from their defaults.
         checkpoint: the weights, None for maps of unknown origin.
         data: what was scored.
         protocol: how frames were chosen, averaged and prepared (free-form names, plain values).
@@ -115,6 +130,7 @@ class Results(_Part):
         videos: scores and frame numbers of each video.
         failed: items that could not be scored.
         notes: what else a reader of the numbers should know.
+        cost: size and speed of the network, None for maps of unknown origin.
         hardware: what it ran on.
         seconds: wall-clock time.
         command: the command line.
@@ -126,6 +142,7 @@ class Results(_Part):
     avsal: str
     git: GitState | None = None
     model: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     data: Data
     protocol: dict[str, Any]
@@ -135,6 +152,7 @@ class Results(_Part):
     videos: dict[str, dict[str, Score]]
     failed: list[Failure] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    cost: Cost | None = None
     hardware: Hardware
     seconds: float = Field(ge=0)
     command: list[str]
@@ -306,6 +324,7 @@ def from_test(
         "test",
         accelerator=accelerator,
         model=type(module).__name__.removesuffix("Module"),
+        arguments=changed_arguments(module),
         checkpoint=source,
         data=Data(
             name=getattr(datamodule, "name", None) or type(datamodule).__name__,
@@ -326,6 +345,23 @@ def from_test(
         failed=[Failure(item=str(item), error=str(error)) for item, error in failures],
         seconds=seconds if seconds is not None else 0.0,
     )
+
+
+def changed_arguments(module: SaliencyModule) -> dict[str, Any]:
+    """Return the constructor arguments that a module was made with and that are not the defaults, as plain values."""
+    import inspect
+
+    defaults = inspect.signature(type(module).__init__).parameters
+    given = {k: _plain(v) for k, v in dict(module.hparams).items() if k in defaults}
+    return {k: v for k, v in given.items() if v != _plain(defaults[k].default)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 class Stopwatch:

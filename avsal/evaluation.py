@@ -1,0 +1,453 @@
+"""One test of one checkpoint on one data set: resumable, on any number of processes, written as results.
+
+What a process has scored is kept on disk video by video, as a few numbers for each frame. An interrupted test goes on
+where it stopped, and the results are made of those files alone: how many processes wrote them makes no difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchmetrics import Metric
+
+from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.windows import ClipLoader, ShareSampler, VideoBatches
+from avsal.errors import ConfigError, DataError
+from avsal.metrics.saliency import SaliencyMetrics
+from avsal.results import Checkpoint, Cost, Results, from_test
+
+if TYPE_CHECKING:
+    from avsal.data.items import VideoItem
+    from avsal.models.base import SaliencyModule
+
+#: "paper": the frames, the metric code and the post-processing of the model's authors; "common": every frame of every
+#: video and avsal's own conventions, the same for all models.
+Protocol = Literal["paper", "common"]
+#: Post-processing of the authors' test scripts, by model.
+POSTPROCESS = {"STAViS": "stavis", "MSPI": "mspi"}
+
+
+def evaluate(
+    module: SaliencyModule,
+    data: SaliencyDataModule,
+    *,
+    checkpoint: str,
+    sha256: str | None = None,
+    work: Path,
+    protocol: Protocol = "common",
+    sound: Literal["own", "swapped"] = "own",
+    trainer: dict[str, Any] | None = None,
+) -> tuple[Results, dict[str, np.ndarray]] | None:
+    """Test a module on a data set's test split.
+
+    Args:
+        module: with its weights.
+        data: the data set; its `eval_batch_size` and `test_stride` hold.
+        checkpoint: name of the weights in the results.
+        sha256: of the weights' file or, by default, of the module's entries.
+        work: folder for the scores of finished videos; several nodes must share it. What an interrupted test of the same
+            weights, data and protocol left there is used. Remove it with `forget` once the results are written.
+        protocol: see `Protocol`; gaze models have one protocol, their paper's.
+        sound: "swapped" lets every clip hear another clip of its set.
+        trainer: arguments of Lightning's Trainer (`accelerator`, `devices`, `num_nodes`, `strategy`, …).
+
+    Returns:
+        The results, and the scores of every frame (see `write_frames`); None on every process but the first.
+
+    Raises:
+        DataError: the data set is not there, or no video could be scored.
+        ConfigError: an option does not fit the data.
+    """
+    began = time.perf_counter()
+    data.use_spec(module.spec)
+    data.coverage = "authors" if protocol == "paper" else "full"
+    if sound == "swapped":
+        if module.spec.audio is None:
+            raise ConfigError(f"{checkpoint} hears nothing: swapping the sound changes nothing. Use sound='own'.")
+        data = OtherSound(data)
+    metric = test_metric(module, protocol)
+    module._metrics["test"] = metric
+    data.prepare_data()
+    units = Units(data.eval_dataset("test"), data.eval_batch_size)
+    sha256 = sha256 or weights_hash(module)
+    folder = work / _key(module, data, metric, sha256, sound, len(units))
+    folder.mkdir(parents=True, exist_ok=True)
+    pending = sorted(set(range(len(units))) - Shards(folder).units)
+    if pending:
+        runner = L.Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False,
+            callbacks=[_Collect(folder)], **{"enable_progress_bar": False, **(trainer or {})},
+        )  # fmt: skip
+        runner.test(module, datamodule=_Pending(data, units, pending), verbose=False)
+        if runner.global_rank != 0:
+            return None
+    shards = Shards(folder)
+    results, filled = _assemble(module, data, metric, shards, checkpoint)
+    protocol_fields = {**results.protocol, "protocol": protocol, "sound": sound}
+    results = results.model_copy(
+        update={
+            "checkpoint": Checkpoint(name=checkpoint, sha256=sha256),
+            "protocol": protocol_fields,
+            "cost": _cost(module, shards),
+            "seconds": round(shards.elapsed or time.perf_counter() - began, 3),
+        }
+    )
+    return results, shards.frames(filled)
+
+
+def forget(work: Path) -> None:
+    """Remove the scores of finished videos, once the results are safely written."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def test_metric(module: SaliencyModule, protocol: Protocol) -> Metric:
+    """Return the metrics of a protocol; gaze models keep their own."""
+    metric = module.build_metrics("test")
+    if isinstance(metric, SaliencyMetrics) and protocol == "paper":
+        name = type(module).__name__.removesuffix("Module")
+        metric = SaliencyMetrics(
+            metric.metrics, conventions="published", postprocess=POSTPROCESS.get(name)
+        )
+    return metric
+
+
+def weights_hash(module: SaliencyModule) -> str:
+    """Return the sha256 of a module's entries, names and bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key(
+    module: SaliencyModule, data: SaliencyDataModule, metric: Metric, sha256: str, sound: str, units: int
+) -> str:
+    """Return a name for everything that the scores depend on."""
+    conventions = getattr(metric, "conventions", None)
+    what = {
+        "weights": sha256,
+        "arguments": {k: str(v) for k, v in dict(module.hparams).items()},
+        "data": [data.name, getattr(data, "fold", None), data.coverage, data.test_stride, data.eval_batch_size, units],
+        "videos": [[item.name, item.frames, item.fps] for item in data.split_items("test")],
+        "conventions": str(conventions.describe()) if conventions is not None else str(metric.levels),
+        "sound": sound,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+# -- data ----------------------------------------------------------------------------------------------------
+
+
+class OtherSound(SaliencyDataModule):
+    """A data set in which every test video hears another video of its set: what is seen and heard do not belong together.
+
+    The videos of a set, in order of their names, are shifted by half their number. Videos without sound take part: they
+    are given another's, and another video falls silent.
+
+    Args:
+        data: the data set itself.
+    """
+
+    def __init__(self, data: SaliencyDataModule) -> None:
+        super().__init__(
+            data.root, batch_size=data.batch_size, eval_batch_size=data.eval_batch_size,
+            num_workers=data.num_workers, seed=data.seed, test_stride=data.test_stride, coverage=data.coverage,
+            negatives=data.negatives, strict=data.strict, spec=data.spec,
+        )  # fmt: skip
+        self.data, self.name, self.fold = data, data.name, getattr(data, "fold", None)
+        self.left_out = data.left_out
+
+    def prepare_data(self) -> None:
+        """Let the data set prepare itself."""
+        self.data.prepare_data()
+
+    def items(self, split: Split) -> list[VideoItem]:
+        """Return the videos with each other's sound."""
+        return swapped(self.data.split_items(split))
+
+
+def swapped(items: Sequence[VideoItem]) -> list[VideoItem]:
+    """Return the videos, each with the sound of another video of its set.
+
+    Raises:
+        DataError: a set has one video only.
+    """
+    sets: dict[str, list[str]] = {}
+    sound = {item.name: item.audio for item in items}
+    for item in sorted(items, key=lambda item: item.name):
+        sets.setdefault(item.set, []).append(item.name)
+    other: dict[str, Path | None] = {}
+    for name, members in sets.items():
+        if len(members) < 2:
+            raise DataError(f"{name} has one test video only: there is no other sound to give it.")
+        shift = len(members) // 2
+        other |= {own: sound[members[(k + shift) % len(members)]] for k, own in enumerate(members)}
+    return [replace(item, audio=other[item.name]) for item in items]
+
+
+class Units(Dataset[Any]):
+    """A test data set in fixed batches, so that a batch holds the same clips however many processes share them.
+
+    Args:
+        dataset: `VideoBatches`, whose items are batches already, or clips of a gaze set.
+        batch_size: clips of a batch, for the latter.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int) -> None:
+        self.dataset = dataset
+        self.size = 1 if isinstance(dataset, VideoBatches) else batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.size)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.dataset, VideoBatches):
+            return self.dataset[index]
+        from avsal.data.egocentric import collate_gaze
+
+        clips = range(index * self.size, min((index + 1) * self.size, len(self.dataset)))  # type: ignore[arg-type]
+        return collate_gaze([self.dataset[k] for k in clips])
+
+
+class _Share(ShareSampler):
+    """A rank's share of some units, in order."""
+
+    def __init__(self, units: Sequence[int], *, rank: int, world_size: int) -> None:
+        super().__init__(len(units), rank=rank, world_size=world_size)
+        self.units = list(units)
+
+    def __iter__(self) -> Any:
+        return iter([self.units[k] for k in super().__iter__()])
+
+
+class _Pending(L.LightningDataModule):
+    """The units that are left to do."""
+
+    def __init__(self, data: SaliencyDataModule, units: Units, pending: Sequence[int]) -> None:
+        super().__init__()
+        self.data, self.units, self.pending = data, units, list(pending)
+
+    def test_dataloader(self) -> ClipLoader:
+        """Return this process's share."""
+        assert self.trainer is not None
+        sampler = _Share(self.pending, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        return ClipLoader(
+            self.units, sampler=sampler, batch_size=None, num_workers=self.data.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )  # fmt: skip
+
+
+# -- scores on disk --------------------------------------------------------------------------------------------
+
+
+def _states(metric: Metric) -> list[str]:
+    return list(metric._defaults)
+
+
+class _Collect(Callback):
+    """Write the scores of each finished video, on every process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Begin with nothing."""
+        self.loader: Any = trainer.test_dataloaders
+        self.order = list(self.loader.sampler)
+        self.units: list[int] = []
+        self.names: dict[int, str] = {}
+        self.video: str | None = None
+        self.begin = self.end = 0
+        self.spent, self.maps, self.calls = 0.0, 0, 0
+        self.clock = time.perf_counter()
+        self.hooks = [
+            pl_module.network.register_forward_pre_hook(self._before),
+            pl_module.network.register_forward_hook(self._after),
+        ]
+
+    def _before(self, network: Any, inputs: Any) -> None:
+        _wait(inputs)
+        self.started = time.perf_counter()
+
+    def _after(self, network: Any, inputs: Any, output: Any) -> None:
+        _wait(inputs)
+        self.calls += 1
+        if self.calls > 1:  # the first call allocates and compiles
+            self.spent += time.perf_counter() - self.started
+            self.maps += output.logits.shape[0] * output.logits.shape[1]
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count a batch; write the video before it when a new one begins."""
+        metric = pl_module.metrics("test")
+        name = batch["video_name"][0]
+        if self.video is not None and name != self.video:
+            self._write(trainer, metric)
+        self.video = name
+        self.units.append(self.order[batch_idx])
+        self.names.update(zip(batch["video_id"].tolist(), batch["video_name"], strict=True))
+        self.end = len(getattr(metric, _states(metric)[0]))
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Write the last video, and wait until every process has done so."""
+        self._write(trainer, pl_module.metrics("test"))
+        for hook in self.hooks:
+            hook.remove()
+        trainer.strategy.barrier()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Keep what was scored until now."""
+        if hasattr(self, "units"):
+            self._write(trainer, pl_module.metrics("test"))
+
+    def _write(self, trainer: L.Trainer, metric: Metric) -> None:
+        if not self.units:
+            return
+        now = time.perf_counter()
+        arrays = {
+            name: torch.cat(getattr(metric, name)[self.begin : self.end]).cpu().numpy() for name in _states(metric)
+        }
+        extra = {
+            "names": {str(k): v for k, v in self.names.items()},
+            "skipped": dict(getattr(self.loader, "skipped", {})),
+            "spent": self.spent, "maps": self.maps, "elapsed": now - self.clock, "rank": trainer.global_rank,
+        }  # fmt: skip
+        path = self.folder / f"{trainer.global_rank}-{uuid.uuid4().hex}.npz"
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            np.savez(file, units=np.array(self.units), extra=np.array(json.dumps(extra)), **arrays)
+        partial.replace(path)
+        self.units, self.begin, self.spent, self.maps, self.clock = [], self.end, 0.0, 0, now
+
+
+def _wait(inputs: Any) -> None:
+    """Let a GPU finish, so that the clock tells its time."""
+    if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_cuda:
+        torch.cuda.synchronize(inputs[0].device)
+
+
+class Shards:
+    """What a folder holds of finished videos.
+
+    Attributes:
+        units: the batches that are done.
+        names: videos by their number.
+        skipped: messages about videos that could not be read.
+        maps, spent: maps made, and seconds in the network.
+        elapsed: seconds of the slowest process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.units: set[int] = set()
+        self.names: dict[int, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.maps, self.spent = 0, 0.0
+        self.arrays: dict[str, list[np.ndarray]] = {}
+        times: dict[int, float] = {}
+        for path in sorted(folder.glob("*.npz")):
+            with np.load(path, allow_pickle=False) as content:
+                extra = json.loads(str(content["extra"]))
+                self.units |= set(content["units"].tolist())
+                for name in content.files:
+                    if name not in ("units", "extra"):
+                        self.arrays.setdefault(name, []).append(content[name])
+            self.names |= {int(k): v for k, v in extra["names"].items()}
+            self.skipped |= extra["skipped"]
+            self.maps, self.spent = self.maps + extra["maps"], self.spent + extra["spent"]
+            times[extra["rank"]] = times.get(extra["rank"], 0.0) + extra["elapsed"]
+        self.elapsed = max(times.values(), default=0.0)
+
+    def fill(self, metric: Metric) -> Metric:
+        """Put all scores into a metric."""
+        metric.reset()
+        metric.sync_on_compute = False
+        for name in _states(metric):
+            setattr(metric, name, [torch.from_numpy(np.concatenate(self.arrays[name]))])
+        metric._update_count = max(1, metric._update_count)
+        return metric
+
+    def frames(self, metric: Metric) -> dict[str, np.ndarray]:
+        """Return the arrays of `write_frames`; empty for gaze, whose threshold is chosen over all frames."""
+        if not isinstance(metric, SaliencyMetrics):
+            return {}
+        keys, scores = metric.per_frame()
+        ids = sorted({int(k) for k in keys[:, 0]})
+        place = {video: row for row, video in enumerate(ids)}
+        return {
+            "videos": np.array([self.names.get(k, str(k)) for k in ids]),
+            "metrics": np.array(metric.metrics),
+            "video": np.array([place[int(k)] for k in keys[:, 0]], dtype=np.int32),
+            "frame": keys[:, 1].numpy().astype(np.int32),
+            "scores": scores.numpy().astype(np.float32),
+        }
+
+
+def write_frames(frames: dict[str, np.ndarray], results: Path) -> Path | None:
+    """Write the scores of every frame beside a results file, as `<name>.frames.npz`.
+
+    Entries: `videos` (V,) names, `metrics` (M,) names, `video` (N,) index into `videos`, `frame` (N,) 0-based, `scores`
+    (N, M) float32.
+
+    Returns:
+        The file; None where there is nothing to write.
+    """
+    if not frames:
+        return None
+    path = frames_path(results)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, **frames)  # type: ignore[arg-type]
+    partial.replace(path)
+    return path
+
+
+def frames_path(results: Path) -> Path:
+    """Return where the frames' scores of a results file are."""
+    return results.with_suffix(".frames.npz")
+
+
+# -- results -----------------------------------------------------------------------------------------------------
+
+
+def _assemble(
+    module: SaliencyModule, data: SaliencyDataModule, metric: Metric, shards: Shards, checkpoint: str
+) -> tuple[Results, Metric]:
+    if not shards.arrays:
+        raise DataError(f"{checkpoint}: no video of {data.name or type(data).__name__} could be scored.")
+    data.left_out = {**data.left_out, **shards.skipped}
+    fresh = shards.fill(copy.deepcopy(metric).cpu())
+    module._metrics["test"] = fresh  # type: ignore[assignment]
+    module.cpu()
+    results = from_test(module, data, checkpoint=checkpoint)
+    if not isinstance(fresh, SaliencyMetrics):
+        videos = {str(shards.names.get(int(k), k)): v for k, v in fresh.per_video().items()}
+        results = results.model_copy(update={"videos": videos})
+    return results, fresh
+
+
+def _cost(module: SaliencyModule, shards: Shards) -> Cost | None:
+    from avsal.zoo.describe import network_cost
+
+    try:
+        cost = network_cost(module.network)
+    except ConfigError:  # a baseline made of ground truth computes nothing
+        return None
+    speed = shards.maps / shards.spent if shards.spent > 0 else None
+    return Cost(parameters=cost.params, multiply_adds=cost.macs, maps_per_second=None if speed is None else round(speed, 2))

@@ -1,0 +1,176 @@
+"""Published numbers, row by row as papers and benchmark pages print them; and one set of names for everything."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from avsal.errors import DataError
+
+#: Metric as papers print it -> its key in results files, digits after the point.
+METRICS = {
+    "CC": ("cc", 4),
+    "NSS": ("nss", 3),
+    "AUC-J": ("auc_judd", 4),
+    "sAUC": ("sauc", 4),
+    "SIM": ("sim", 4),
+    "F1": ("f1", 2),
+    "Recall": ("recall", 2),
+    "Precision": ("precision", 2),
+}
+LABELS = {key: label for label, (key, _) in METRICS.items()}
+#: Papers print these in per cent; results files hold shares.
+PERCENT = ("f1", "recall", "precision")
+#: A data set's name in the tables, by its folder in the common layout.
+SETS = {
+    "DIEM": "DIEM",
+    "Coutrot_db1": "Coutrot1",
+    "Coutrot_db2": "Coutrot2",
+    "AVAD": "AVAD",
+    "ETMD_av": "ETMD",
+    "SumMe": "SumMe",
+    "diem": "DIEM",
+    "coutrot1": "Coutrot1",
+    "coutrot2": "Coutrot2",
+    "avad": "AVAD",
+    "etmd": "ETMD",
+    "summe": "SumMe",
+    "ego4d": "Ego4D",
+    "aria": "Aria",
+    "dhf1k": "DHF1K",
+}
+SIX = ("DIEM", "Coutrot1", "Coutrot2", "AVAD", "ETMD", "SumMe")
+#: The tables in which a paper compares models; the others are its ablations.
+MAIN = {
+    ("STAViS", "2"), ("STAViS", "3"), ("CASP-Net", "4"), ("CASP-Net", "5"), ("AVRSP", "I"), ("AVRSP", "II"),
+    ("MSPI", "1"), ("MSPI", "2"), ("MSPI", "6"), ("CSTS", "4"), ("CSTS", "6"), ("CSTS", "7"),
+    ("NTIRE 2026", "private test"), ("DHF1K", "test set"), ("DiffSal", "second hand"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed number.
+
+    Attributes:
+        paper: who printed it.
+        table: in which table.
+        data: the data set.
+        model: as it is called there.
+        modality: "V", "AV", "none", or "" where it is not said.
+        pretraining: what the paper says about it.
+        metric: key as in results files; gaze scores are shares here, per cent in the paper.
+        value: the number.
+        digits: digits after the point as printed.
+        note: doubts, and whether the paper copied it from another.
+        source: address of the paper or page.
+    """
+
+    paper: str
+    table: str
+    data: str
+    model: str
+    modality: str
+    pretraining: str
+    metric: str
+    value: float
+    digits: int
+    note: str
+    source: str
+
+    @property
+    def copied(self) -> bool:
+        """Whether the paper took the number over from elsewhere."""
+        return self.note.startswith(("copied", "public model", "frame-by-frame image model", "second hand"))
+
+    @property
+    def main(self) -> bool:
+        """Whether it stands in a table that compares models."""
+        return (self.paper, self.table) in MAIN
+
+    @property
+    def place(self) -> str:
+        """Paper and table."""
+        return f"{self.paper}, table {self.table}" if len(self.table) < 4 else f"{self.paper}, {self.table}"
+
+
+@dataclass(frozen=True)
+class CitedModel:
+    """A model that we have no numbers of our own for, with what its page states."""
+
+    model: str
+    year: int
+    venue: str
+    inputs: str
+    stated: str
+    weights: str
+    source: str
+
+
+def read_cells(text: str, where: str) -> list[Cell]:
+    """Read a table of published numbers (columns as in `published_results.csv`).
+
+    Raises:
+        DataError: a row is damaged; the message names it.
+    """
+    cells = []
+    for number, row in enumerate(csv.DictReader(text.splitlines()), 2):
+        try:
+            printed = row["value"].strip()
+            key = METRICS[row["metric"]][0] if row["metric"] in METRICS else row["metric"].lower()
+            value = float(printed) / (100 if key in PERCENT else 1)
+            cells.append(
+                Cell(
+                    row["paper"], row["table"], row["dataset"], row["model"], row["modality"],
+                    row["pretraining"], key, value, len(printed.partition(".")[2]), row["note"], row["source"],
+                )
+            )  # fmt: skip
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{where}, line {number}: {error!r}; expected paper, table, dataset, …, value, note, source."
+            ) from error
+    return cells
+
+
+@cache
+def cells() -> tuple[Cell, ...]:
+    """Return all published numbers: the five papers' tables, then newer benchmarks."""
+    found: list[Cell] = []
+    for name in ("published_results.csv", "benchmarks_cited.csv"):
+        text = (files("avsal.report") / name).read_text(encoding="utf-8")
+        found += read_cells(text, name)
+    return tuple(found)
+
+
+@cache
+def cited_models() -> tuple[CitedModel, ...]:
+    """Return newer models with what their pages state."""
+    text = (files("avsal.report") / "cited_models.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(CitedModel(**{**row, "year": int(row["year"])}) for row in rows)  # type: ignore[arg-type]
+
+
+def select(
+    *,
+    paper: str | None = None,
+    table: Iterable[str] | None = None,
+    data: str | None = None,
+    model: str | None = None,
+    modality: str | None = None,
+    pretraining: str | None = None,
+) -> list[Cell]:
+    """Return the published numbers that fit everything given."""
+    tables = None if table is None else set(table)
+    return [
+        cell
+        for cell in cells()
+        if (paper is None or cell.paper == paper)
+        and (tables is None or cell.table in tables)
+        and (data is None or cell.data == data)
+        and (model is None or cell.model == model)
+        and (modality is None or cell.modality == modality)
+        and (pretraining is None or cell.pretraining == pretraining)
+    ]

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.NAME` prints ratios against a named alternative in the same run."""

@@ -95,8 +95,9 @@ class VideoItem:
         open_frames: makes the reader of the pictures.
         open_annotation: makes the reader of the ground truth; None without any.
         audio: the file with the sound, None without.
-        first: 0-based number of the first usable frame in the file.
-        gaze: table (n, 4) of time, x, y in 0..1 and gaze type, made on opening; for gaze sets.
+        open_gaze: reads a table (n, 4) of time, x, y in 0..1 and gaze type; for gaze sets.
+        open_audio: makes the reader of the sound from a rate (None: its own), instead of `audio`.
+        files: the files that the item is read from.
     """
 
     name: str
@@ -106,6 +107,7 @@ class VideoItem:
     open_annotation: Callable[[], Annotation] | None = None
     audio: Path | None = None
     open_gaze: Callable[[], NDArray[np.float64]] | None = None
+    open_audio: Callable[[int | None], Any] | None = None
     files: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
@@ -152,7 +154,11 @@ class OpenItem:
     @cached_property
     def audio(self) -> Any:
         """An `avsal.io.audio.AudioStream`, or None where there is no file with sound."""
-        if not self._sound or self.item.audio is None:
+        if not self._sound:
+            return None
+        if self.item.open_audio is not None:
+            return self.item.open_audio(self._rate)
+        if self.item.audio is None:
             return None
         from avsal.io.audio import AudioStream
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import lightning as L
 
+from avsal.data.counts import Counts
 from avsal.data.items import VideoItem
 from avsal.data.windows import (
     SEGMENT,
@@ -34,7 +35,7 @@ class SaliencyDataModule(L.LightningDataModule):
     """Base of the data sets.
 
     Args:
-        root: folder of the data set.
+        root: folder of the data set, or a file that `avsal data pack` made of it.
         batch_size: clips of a training batch.
         eval_batch_size: windows of one video at once in validation and test; `batch_size` by default.
         num_workers: worker processes; by default one for each core but one, at most 8.
@@ -156,11 +157,12 @@ class SaliencyDataModule(L.LightningDataModule):
         """
         if split not in self._items:
             kept: list[VideoItem] = []
-            for item in self.items(split):
+            counts = Counts(self.root)
+            for item in self._packed(split) or self.items(split):
                 if self.limit is not None and len(kept) >= self.limit:
                     break
                 try:
-                    kept.append(item.counted())
+                    kept.append(counts.counted(item))
                 except AvsalError as error:
                     if self.strict:
                         raise
@@ -168,8 +170,17 @@ class SaliencyDataModule(L.LightningDataModule):
             if not kept:
                 reason = next(iter(self.left_out.values()), "the list is empty")
                 raise DataError(f"{type(self).__name__}: no usable video in the {split} split ({reason}).")
+            counts.save()
             self._items[split] = kept
         return self._items[split]
+
+    def _packed(self, split: Split) -> list[VideoItem]:
+        """Return the videos of a pack (`avsal data pack`), if `root` is one."""
+        if self.root is None or not self.root.is_file():
+            return []
+        from avsal.data.pack import packed_items
+
+        return packed_items(self.root, split, self.spec)
 
     def setup(self, stage: str) -> None:
         """Find the videos of a stage, and read one clip of a few of them, so that errors come before training."""

@@ -141,7 +141,12 @@ class Sampling:
     def pixels(self, opened: OpenItem, frames: NDArray[np.int64]) -> Tensor:
         """Return the normalised frames (3, n, H, W)."""
         order, place = np.unique(frames, return_inverse=True)
-        pixels = self._preprocess(opened.frames.read([int(k) for k in order]))
+        wanted = [int(k) for k in order]
+        resized = getattr(opened.frames, "resized", None)  # a pack holds frames of the network's size
+        if resized is not None:
+            pixels = self._preprocess.normalised(torch.from_numpy(resized(wanted)))
+        else:
+            pixels = self._preprocess(opened.frames.read(wanted))
         return (
             pixels
             if len(order) == len(frames) and (order == frames).all()

@@ -116,7 +116,7 @@ def test_both_mat_versions_have_the_same_orientation(tmp_path, kind):
 def test_a_damaged_mat_and_a_wrong_variable_are_named(tmp_path):
     path = tmp_path / "fixMap_00001.mat"
     path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    with pytest.raises(DataError, match="fixMap_00001.mat"):
+    with pytest.raises(DataError, match=r"fixMap_00001\.mat"):
         read_fixation_image(path)
     savemat(path, {"a": np.zeros((3, 3)), "b": np.zeros((3, 3))})
     with pytest.raises(DataError, match="no variable 'eyeMap'"):

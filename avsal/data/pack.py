@@ -1,0 +1,353 @@
+"""A data set in one file, for training from network storage.
+
+A pack is an HDF5 file with one group for each video: its frames at the network's size (uint8, what the resize
+gives before normalisation), its waveform at the network's rate, and its annotation on its own grid. Batches from a
+pack equal those from the folder, bit by bit. Why HDF5: a training clip is a random slice of a random
+video, and a slice is one read of a contiguous block there; shards of tar files (WebDataset) are read in order, so
+clips would have to be cut before training; h5py is a dependency already, for MATLAB files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avsal.data.frames import FramePreprocessor
+from avsal.data.gaze import FixationTable, IntArray
+from avsal.data.items import NO_POINTS, Annotation, Frames, OpenItem, PointAnnotation, VideoItem
+from avsal.errors import AvsalError, ConfigError, DataError
+from avsal.types import ClipSpec
+
+if TYPE_CHECKING:
+    from avsal.data.module import SaliencyDataModule
+
+FORMAT = 1
+#: Frames that are resized and written at once.
+BLOCK = 64
+
+
+def frame_key(spec: ClipSpec) -> dict[str, Any]:
+    """Return what of a specification decides how packed frames and sound look."""
+    return {
+        "size": list(spec.size),
+        "resize": spec.resize,
+        "via": list(spec.via) if spec.via else None,
+        "via_filter": spec.via_filter,
+        "antialias": spec.antialias,
+        "audio_rate": spec.audio.sample_rate if spec.audio else None,
+        "audio": spec.audio is not None,
+    }
+
+
+def pack(
+    data: SaliencyDataModule,
+    out: str | Path,
+    spec: ClipSpec,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[str]:
+    """Write a data set's training, validation and test videos into one file.
+
+    The file is written under another name and renamed when it is complete.
+
+    Args:
+        data: the data set.
+        out: the file to make; it must not exist.
+        spec: the network's clip: frames are stored at its size, sound at its rate.
+        progress: called with (videos done, videos in all, name).
+
+    Returns:
+        Sentences about videos that could not be read and are left out.
+
+    Raises:
+        ConfigError: `out` exists.
+        DataError: no video could be read.
+    """
+    import h5py
+
+    out = Path(out).expanduser()
+    if out.exists():
+        raise ConfigError(f"{out} exists already; give another name or remove it yourself.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    splits: dict[str, list[str]] = {}
+    items: dict[str, VideoItem] = {}
+    skipped: list[str] = []
+    for split in ("train", "val", "test"):
+        try:
+            found = data.split_items(split)
+        except DataError as error:
+            skipped.append(f"{split}: {error}")
+            found = []
+        splits[split] = [item.name for item in found]
+        items |= {item.name: item for item in found}
+    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with h5py.File(part, "w") as file:
+            for done, (name, item) in enumerate(items.items(), 1):
+                try:
+                    _write_video(file, item, spec)
+                except AvsalError as error:
+                    if data.strict:
+                        raise
+                    if name in file:
+                        del file[name]
+                    skipped.append(f"{name}: {error}")
+                    splits = {split: [n for n in names if n != name] for split, names in splits.items()}
+                if progress:
+                    progress(done, len(items), name)
+            if not any(splits.values()):
+                raise DataError("Nothing to pack: " + " | ".join(skipped[:3]))
+            file.attrs["avsal_pack"] = FORMAT
+            file.attrs["splits"] = json.dumps(splits)
+            file.attrs["spec"] = json.dumps(frame_key(spec))
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    return skipped + list(data.left_out.values())
+
+
+def _write_video(file: Any, item: VideoItem, spec: ClipSpec) -> None:
+    opened = item.open(spec.audio.sample_rate if spec.audio else None, sound=spec.audio is not None)
+    try:
+        group = file.create_group(item.name)
+        count = opened.count
+        preprocess = FramePreprocessor(spec)
+        frames = group.create_dataset(
+            "frames", (count, 3, *spec.size), dtype=np.uint8, chunks=(1, 3, *spec.size)
+        )
+        for begin in range(0, count, BLOCK):
+            pixels = preprocess.resized(opened.frames.read(range(begin, min(begin + BLOCK, count))))
+            if pixels.dtype != torch.uint8:
+                raise ConfigError("this network's resize does not end in 8 bits; its data cannot be packed.")
+            frames[begin : begin + len(pixels)] = pixels.numpy()
+        group.create_dataset("times", data=opened.frames.times[:count])
+        group.attrs["fps"] = float(item.fps or opened.frames.fps)
+        group.attrs["listed"] = int(item.frames or count)
+        if opened.gaze is not None:
+            group.create_dataset("gaze", data=opened.gaze)
+        _write_sound(group, opened)
+        if opened.annotation is not None:
+            _write_annotation(group.create_group("annotation"), opened.annotation, count)
+    finally:
+        opened.close()
+
+
+def _write_sound(group: Any, opened: OpenItem) -> None:
+    stream = opened.audio
+    if stream is None:
+        return
+    pieces: list[NDArray[np.float32]] = []
+    begin, step = 0, 60 * stream.rate
+    while not pieces or begin < stream.length:  # the length is exact once the end has been read
+        pieces.append(stream.read(begin, begin + step).numpy())
+        begin += step
+    wave = np.concatenate(pieces)
+    sound = group.create_dataset("sound", data=wave[: stream.length])
+    sound.attrs["rate"], sound.attrs["has_audio"] = stream.rate, stream.has_audio
+
+
+def _write_annotation(group: Any, annotation: Annotation, count: int) -> None:
+    group.attrs["size"] = annotation.size
+    points = [annotation.fixations(k) for k in range(count)]
+    if any(found is not None for found in points):
+        rows = [
+            np.column_stack([np.full(len(where), k), where, who])
+            for k, (where, who) in enumerate(found or (NO_POINTS, np.zeros(0, np.int64)) for found in points)
+        ]
+        group.create_dataset("points", data=np.concatenate(rows).astype(np.int32), compression="gzip")
+    # Negatives of images come from other images.
+    group.create_dataset("union", data=annotation.union().astype(np.int32), compression="gzip")
+    sigma = getattr(annotation, "sigma", None)
+    if sigma is not None:
+        group.attrs["sigma"] = sigma
+        return
+    maps = None
+    for k in range(count):
+        density = annotation.density(k)
+        if density is None:
+            continue
+        if maps is None:
+            grey = bool(np.array_equal(np.rint(density * 255).astype(np.float32) / np.float32(255), density))
+            maps = group.create_dataset(
+                "maps", (count, *density.shape), dtype=np.uint8 if grey else np.float32,
+                chunks=(1, *density.shape), compression="gzip", compression_opts=1,
+            )  # fmt: skip
+        if density.shape != maps.shape[1:]:
+            raise DataError(f"frame {k}: a map of {density.shape} among maps of {maps.shape[1:]}.")
+        maps[k] = np.rint(density * 255) if maps.dtype == np.uint8 else density
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def packed_items(path: Path, split: str, spec: ClipSpec) -> list[VideoItem]:
+    """Return the videos of a pack's split.
+
+    Raises:
+        DataError: the file is no pack, or was made for a network of another input.
+    """
+    file = _file(path)
+    try:
+        made = json.loads(file.attrs["spec"])
+        names = json.loads(file.attrs["splits"])[split]
+    except KeyError as error:
+        raise DataError(
+            f"{path}: not a complete pack (no {error}); make it again with 'avsal data pack'."
+        ) from error
+    wanted = frame_key(spec)
+    if not wanted["audio"]:  # a network that does not hear can use a pack with sound
+        wanted |= {"audio": made["audio"], "audio_rate": made["audio_rate"]}
+    differing = [key for key, value in wanted.items() if made.get(key) != value]
+    if differing:
+        key = differing[0]
+        raise DataError(
+            f"{path} was packed for {key}={made.get(key)}, the model needs {key}={wanted[key]}; pack the "
+            "data set again with --model."
+        )
+    return [_item(path, name, file[name].attrs) for name in names]
+
+
+def _item(path: Path, name: str, attributes: Mapping[str, Any]) -> VideoItem:
+    where = _Where(path, name)
+    return VideoItem(
+        name, int(attributes["listed"]), float(attributes["fps"]), where.frames, where.annotation, None,
+        where.gaze, where.sound, files=(path,),
+    )  # fmt: skip
+
+
+_OPEN: dict[tuple[int, Path], Any] = {}
+
+
+def _file(path: Path) -> Any:
+    """Return the open file of this process; a forked worker opens its own."""
+    import h5py
+
+    key = (os.getpid(), path)
+    if key not in _OPEN:
+        try:
+            _OPEN[key] = h5py.File(path, "r")
+        except OSError as error:
+            raise DataError(f"{path}: not a pack, or damaged ({error}).") from error
+    return _OPEN[key]
+
+
+@dataclass(frozen=True)
+class _Where:
+    path: Path
+    name: str
+
+    def group(self) -> Any:
+        return _file(self.path)[self.name]
+
+    def frames(self) -> Frames:
+        return PackedFrames(self.group())
+
+    def sound(self, rate: int | None) -> Any:
+        group = self.group()
+        return PackedSound(group["sound"]) if "sound" in group else None
+
+    def gaze(self) -> Any:
+        group = self.group()
+        return group["gaze"][()] if "gaze" in group else None
+
+    def annotation(self) -> Any:
+        group = self.group()
+        return open_annotation(group["annotation"]) if "annotation" in group else None
+
+
+class PackedFrames:
+    """Frames of the network's size."""
+
+    def __init__(self, group: Any) -> None:
+        self._data, self.times, self.fps = group["frames"], group["times"][()], float(group.attrs["fps"])
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def resized(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return (n, 3, H, W) uint8 for increasing indices."""
+        first, last = indices[0], indices[-1]
+        if last - first < 2 * len(indices):  # one read of a block, then a selection
+            return self._data[first : last + 1][np.asarray(indices) - first]
+        return np.stack([self._data[k] for k in indices])
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return (n, H, W, 3) uint8."""
+        return np.stack([self._data[k] for k in indices]).transpose(0, 2, 3, 1)
+
+    def close(self) -> None:
+        """The file stays open for the other videos."""
+
+
+class PackedSound:
+    """The waveform, read like an `avsal.io.audio.AudioStream`."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self.rate, self.has_audio = int(data.attrs["rate"]), bool(data.attrs["has_audio"])
+        self.length = len(data)
+
+    def read(self, begin: int, end: int) -> torch.Tensor:
+        """Return the samples begin..end; zeros outside the file."""
+        out = torch.zeros(max(end - begin, 0))
+        low, high = max(begin, 0), min(end, self.length)
+        if low < high:
+            out[low - begin : high - begin] = torch.from_numpy(self._data[low:high])
+        return out
+
+    def close(self) -> None:
+        """The file stays open for the other videos."""
+
+
+class PackedMaps:
+    """Maps and fixations of one video."""
+
+    def __init__(self, group: Any) -> None:
+        self._maps = group.get("maps")
+        self._union: IntArray = group["union"][()].astype(np.int64)
+        self.size = (int(group.attrs["size"][0]), int(group.attrs["size"][1]))
+        self._table = _table(group, self.size) if "points" in group else None
+
+    def density(self, frame: int) -> NDArray[np.float32] | None:
+        """Return the map of a frame; None where there is none."""
+        if self._maps is None or not 0 <= frame < len(self._maps):
+            return None
+        density = self._maps[frame]
+        if not density.any():
+            return None
+        return density.astype(np.float32) / np.float32(255) if density.dtype == np.uint8 else density
+
+    def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
+        """Return the points and observers of a frame."""
+        return self._table.at(frame) if self._table is not None else None
+
+    def union(self) -> IntArray:
+        """Return the pixels that negatives are drawn from."""
+        return self._union
+
+
+def _table(group: Any, size: tuple[int, int]) -> FixationTable:
+    rows = group["points"][()].astype(np.int64).reshape(-1, 4)
+    return FixationTable(rows[:, 0], rows[:, 1:3], rows[:, 3], size)
+
+
+def open_annotation(group: Any) -> Annotation:
+    """Return the annotation of one video's group."""
+    if "sigma" in group.attrs:
+        size = (int(group.attrs["size"][0]), int(group.attrs["size"][1]))
+        none = np.zeros(0)
+        table = (
+            _table(group, size) if "points" in group else FixationTable.build(none, none, none, none, size)
+        )
+        sigma = group.attrs["sigma"]
+        return PointAnnotation(table, tuple(map(float, sigma)) if np.ndim(sigma) else float(sigma))  # type: ignore[arg-type]
+    return PackedMaps(group)

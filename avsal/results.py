@@ -194,7 +194,9 @@ class Results(_Part):
             ]
             parts.append(f"fold{self.data.fold}" if self.data.fold is not None else None)
             parts.append(re.sub(r"[^0-9T]", "", self.created.partition("+")[0]))
-            stem = "-".join(re.sub(r"[^\w.]+", "_", Path(p).stem if p is parts[1] else p) for p in parts if p)
+            stem = "-".join(
+                re.sub(r"[^\w.-]+", "_", Path(p).stem if p is parts[1] else p) for p in parts if p
+            )
             target = free_name(target / f"{stem}.json")
         write_text(target, self.model_dump_json(indent=1) + "\n")
         return target

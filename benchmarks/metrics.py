@@ -116,6 +116,8 @@ def plain(metric: str, frame: Frame) -> float:
 
 
 def pysaliency(metric: str, frame: Frame) -> float | None:
+    if not hasattr(np, "trapz"):
+        np.trapz = np.trapezoid  # pysaliency 0.2.22 calls the name that NumPy 2.4 dropped
     from pysaliency import metrics
     from pysaliency.roc import general_roc
 
@@ -239,7 +241,8 @@ def table(frames: int, repeats: int) -> str:
         f"({where}{load}; {platform.machine()}, torch {torch.__version__}, NumPy {np.__version__}).",
         "",
         "Milliseconds per frame, the fastest of several repetitions in turns; ratios are how many times faster",
-        "avsal on the CPU is. Scripts: NumPy, frame by frame, 100 random splits for sAUC and AUC-Borji, jittered AUC-Judd with a loop over thresholds.",
+        "avsal on the CPU is. Scripts: NumPy, frame by frame, 100 random splits for sAUC and AUC-Borji,",
+        "jittered AUC-Judd with a loop over thresholds.",
         "pysaliency's AUC is the rank form against all pixels, its sAUC the exact rank form.",
     ]
     for size in SIZES:

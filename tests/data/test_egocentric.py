@@ -14,19 +14,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import signal
 
-from avsal.data.egocentric import (
-    ARIA,
-    EGO4D,
-    AriaGazeDataModule,
-    Ego4DGazeDataModule,
-    GazeDataModule,
-    classify,
-    read_ego4d_gaze,
-    read_names,
-    read_segments,
-    read_untracked,
-    segments_of,
-)
+from avsal.data.egocentric import AriaGazeDataModule, Ego4DGazeDataModule, GazeDataModule
+from avsal.data.gaze_clips import GazeClips, classify, read_ego4d_gaze
+from avsal.data.gaze_segments import ARIA, EGO4D, read_names, read_segments, read_untracked, segments_of
 from avsal.data.gaze_targets import crop_gaze, gaze_density, offset_range, place_gaze
 from avsal.errors import ConfigError, DataError
 from avsal.inference import predict_video
@@ -366,7 +356,9 @@ def test_a_recording_without_any_sound_is_marked_as_silent(ego4d: Path, tmp_path
     for name in ("full_scale.gaze", "gaze"):
         (tmp_path / name).symlink_to(ego4d / name)
     (tmp_path / "test_ego4d_gaze.csv").write_text("b/b_t0_t5.mp4\n")
-    (batch,) = list(module(tmp_path).test_dataloader())
+    data = module(tmp_path)
+    (batch,) = list(data.test_dataloader())
+    assert data.counts["test"] == {"listed": 1, "kept": 1, "without sound": 1}
     assert batch["has_audio"].tolist() == [False]
     assert not batch["audio"].any()
 
@@ -389,8 +381,6 @@ def test_training_clips_are_random_reproducible_and_keep_gaze_and_picture_togeth
 
 def test_a_training_crop_and_flip_move_the_gaze_with_the_picture() -> None:
     """A bright dot is drawn where the gaze is; it stays there through scaling, cropping and mirroring."""
-    from avsal.data.egocentric import GazeClips
-
     for task, limit in (("anticipation", 1.125), ("estimation", 1.25)):
         clips = GazeClips([], [], [], spec(task), EGO4D, train=True)
         images = np.zeros((1, 120, 160, 3), dtype=np.uint8)
@@ -421,6 +411,24 @@ def test_without_lists_recordings_are_cut_and_short_ones_are_reported(ego4d: Pat
     assert any("shorter than a segment" in text for text in data.left_out.values())
     with pytest.raises(DataError, match="there is no such list"):
         module(tmp_path, lists=tmp_path).gaze_segments("test")
+
+
+def test_gaze_outside_the_picture_and_lost_gaze_are_counted(ego4d: Path, tmp_path: Path) -> None:
+    (tmp_path / "full_scale.gaze").symlink_to(ego4d / "full_scale.gaze")
+    (tmp_path / "gaze").mkdir()
+    times = np.arange(0, 11, 1 / 30)
+    lines = ["gaze_timestamp,canonical_timestamp_s,world_index,confidence,z,norm_pos_x,norm_pos_y"]
+    for k, t in enumerate(times):
+        x, y = (0.0, 0.0) if k % 10 == 3 else (1.3, 0.5) if k % 10 == 4 else (0.5, 0.5)
+        lines.append(f"0,{t:.5f},0,1,0,{x},{y}")
+    (tmp_path / "gaze" / "a.csv").write_text("\n".join(lines))
+    (tmp_path / "test_ego4d_gaze.csv").write_text("a/a_t0_t5.mp4\na/a_t5_t10.mp4\n")
+    data = module(tmp_path)
+    # The frame after one outside is a jump back: a saccade.
+    assert data.gaze_counts("test") == {"fixation": 210, "saccade": 30, "outside": 30, "untracked": 30}
+    batch = next(iter(data.test_dataloader()))
+    assert torch.equal(batch["labelled"], batch["gaze_type"] != 3)
+    assert set(batch["gaze_type"].flatten().tolist()) == {0, 1, 2, 3}
 
 
 def test_gaze_on_another_clock_stops_with_the_reason(ego4d: Path, tmp_path: Path) -> None:

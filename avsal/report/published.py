@@ -50,6 +50,9 @@ MAIN = {
     ("NTIRE 2026", "private test"), ("DHF1K", "test set"), ("DiffSal", "second hand"),
 }  # fmt: skip
 
+#: CSTS, table 6.
+ZERO_SHOT = "Aria, anticipation, trained on Ego4D"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -90,6 +93,15 @@ class Cell:
     def main(self) -> bool:
         """Whether it stands in a table that compares models."""
         return (self.paper, self.table) in MAIN
+
+    @property
+    def board(self) -> str:
+        """The data set's name in leaderboards: gaze sets have a table for each task."""
+        if self.paper != "CSTS":
+            return self.data
+        if self.table == "6":
+            return ZERO_SHOT
+        return f"{self.data}, {'estimation' if self.table == '7' else 'anticipation'}"
 
     @property
     def place(self) -> str:

@@ -1,0 +1,213 @@
+"""A figure for each table: accuracy against cost, a score over the time of one video, and video by video comparisons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avsal.errors import DataError
+from avsal.evaluation import frames_path
+from avsal.report.measured import Board, Entry, Record, shown
+from avsal.report.published import LABELS
+from avsal.report.statistics import paired
+
+#: Colours that people with any colour vision tell apart (Okabe and Ito).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKS = {"AV": "o", "V": "s", "none": "^", "": "D"}
+
+
+def draw_all(board: Board, folder: Path, *, metric: str = "nss", video: str | None = None) -> list[tuple[str, Path]]:
+    """Draw what the results allow, and return captions and files.
+
+    For each data set: accuracy against cost, and for each audio-visual system with a visual-only twin the comparison
+    video by video, and NSS over the time of one video where the scores of single frames are there.
+
+    Args:
+        board: the measured systems.
+        folder: for the PNG files.
+        metric: of the figures; gaze sets take F1.
+        video: the video to draw over time; by default the one where the twins differ most.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made: list[tuple[str, Path]] = []
+    for data in board.sets:
+        entries = board.of(data)
+        name = metric if any(metric in e.scores for e in entries) else "f1"
+        stem = re.sub(r"\W+", "-", data).strip("-").lower()
+        with_cost = [e for e in entries if e.cost is not None and name in e.scores]
+        if with_cost:
+            path = folder / f"{stem}-{name}-against-cost.png"
+            accuracy_against_cost(with_cost, name, data, path)
+            made.append((f"{data}: {LABELS.get(name, name)} against multiply-adds; bars are 95 % intervals.", path))
+        for first, second in twins(entries):
+            pair = f"{stem}-{_safe(first.label)}-{_safe(second.label)}"
+            path = folder / f"{pair}-{name}-videos.png"
+            scatter(first, second, name, path)
+            made.append((f"{data}: {first.title} audio-visual against visual-only, a point for each video.", path))
+            over = _over_time(first, second, name, video, folder / f"{pair}-time.png")
+            made += [over] if over else []
+    return made
+
+
+def twins(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """Return (audio-visual, visual-only) pairs of one model, and of the same architecture otherwise."""
+    own = [e for e in entries if e.sound == "own"]
+    found = []
+    for first in (e for e in own if e.modality == "AV"):
+        model, rest = _architecture(first)
+        for second in (e for e in own if e.modality == "V"):
+            if _architecture(second) == (model, rest):
+                found.append((first, second))
+    return found
+
+
+def _architecture(entry: Entry) -> tuple[str | None, str]:
+    from avsal.report.papers import TRAINING
+
+    results = entry.records[0].results
+    without = {"audiovisual", "audio", "contrast"} | TRAINING | ({"fusion"} if results.model in ("CSTS", "MSPI") else set())
+    return results.model, str(sorted((k, str(v)) for k, v in results.arguments.items() if k not in without))
+
+
+def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path: Path) -> Path:
+    """Draw each system's score and its interval over the multiply-adds of one clip; return the file."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for number, entry in enumerate(entries):
+        assert entry.cost is not None
+        score = entry.scores[metric]
+        value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
+        error = None if np.isnan(low) else [[max(0.0, value - low)], [max(0.0, high - value)]]
+        cost = max(entry.cost.multiply_adds, 1) / 1e9
+        axes.errorbar(
+            cost, value, yerr=error, fmt=_MARKS.get(entry.modality, "D"), color=COLOURS[number % len(COLOURS)],
+            capsize=3, markersize=7, label=_name(entry), markerfacecolor="none" if entry.sound != "own" else None,
+        )  # fmt: skip
+    free = [e for e in entries if e.cost and e.cost.multiply_adds == 0]
+    axes.set_xscale("log")
+    axes.set(xlabel="multiply-adds of one clip, in 10⁹" + (" (0 at the left edge)" if free else ""))
+    axes.set(ylabel=_unit(metric), title=data)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, path)
+
+
+def scatter(first: Entry, second: Entry, metric: str, path: Path) -> Path:
+    """Draw one system's score over another's for each video that both have; return the file."""
+    plt = _pyplot()
+    a, b = (dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second))
+    names = sorted(set(a) & set(b))
+    x, y = (np.array([shown(metric, d[n]) for n in names]) for d in (b, a))
+    gap, low, high = (shown(metric, v) for v in paired(first.units[metric], second.units[metric]))
+    figure, axes = plt.subplots(figsize=(4.6, 4.6), layout="constrained")
+    axes.plot(x, y, "o", color=COLOURS[0], markersize=5, alpha=0.8)
+    values = np.concatenate([x, y])
+    values = values[~np.isnan(values)]
+    ends = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    margin = 0.05 * (ends[1] - ends[0] or 1.0)
+    span = (ends[0] - margin, ends[1] + margin)
+    axes.plot(span, span, color="0.5", linewidth=1)
+    axes.set(xlim=span, ylim=span, aspect="equal", xlabel=f"{_unit(metric)}, {_name(second)}")
+    better = int((y > x).sum())
+    axes.set_title(
+        f"{first.data}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]\n{better} of {len(names)} videos gain", fontsize=10
+    )
+    axes.set_ylabel(f"{_unit(metric)}, {_name(first)}")
+    axes.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def over_time(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], metric: str, video: str, path: Path, fps: float | None = None
+) -> Path:
+    """Draw a score over the time of one video (STAViS, Figures 4 and 5); return the file.
+
+    Args:
+        curves: name -> frames (n,) and scores (n,), NaN where a frame has none.
+        metric: of the scores.
+        video: for the title.
+        path: of the PNG file.
+        fps: to label the axis in seconds instead of frames.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8.0, 3.0), layout="constrained")
+    for number, (name, (frames, scores)) in enumerate(curves.items()):
+        time = frames / fps if fps else frames
+        mean = np.nanmean(scores)
+        axes.plot(time, scores, color=COLOURS[number % len(COLOURS)], linewidth=1.4, label=f"{name}: mean {mean:.3f}")
+    axes.set(xlabel="seconds" if fps else "frame", ylabel=_unit(metric), title=video)
+    axes.margins(x=0.01)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def frame_scores(record: Record, video: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frames (n,) and scores (n,) of one video.
+
+    Raises:
+        DataError: the scores of single frames were not kept, or do not hold the video or the metric.
+    """
+    path = frames_path(record.path)
+    if not path.is_file():
+        raise DataError(f"{path}: there are no scores of single frames; `avsal reproduce` writes them.")
+    with np.load(path, allow_pickle=False) as content:
+        names, metrics = content["videos"].tolist(), content["metrics"].tolist()
+        if video not in names or metric not in metrics:
+            raise DataError(f"{path} has no {metric} of {video}.")
+        rows = content["video"] == names.index(video)
+        frames, scores = content["frame"][rows], content["scores"][rows, metrics.index(metric)]
+    order = np.argsort(frames)
+    return frames[order], scores[order]
+
+
+def _over_time(first: Entry, second: Entry, metric: str, video: str | None, path: Path) -> tuple[str, Path] | None:
+    a, b = (dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second))
+    both = [n for n in a if n in b and not np.isnan(a[n] - b[n])]
+    names = [n for n in both if video is None or video in n]
+    if not names:
+        return None
+    chosen = max(names, key=lambda n: abs(a[n] - b[n]))
+    try:
+        curves = {
+            _name(e): frame_scores(next(r for r in e.records if chosen in r.videos), chosen, metric)
+            for e in (first, second)
+        }
+    except DataError:
+        return None
+    over_time(curves, metric, chosen, path)
+    reason = "" if video else ", where the two differ most"
+    return f"{LABELS.get(metric, metric)} over the time of {chosen}{reason}.", path
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.title} ({entry.modality})" if entry.modality in ("AV", "V") else entry.title
+
+
+def _unit(metric: str) -> str:
+    return LABELS.get(metric, metric) + (" (%)" if metric in ("f1", "recall", "precision") else "")
+
+
+def _safe(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", label)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, dpi=130, format="png", bbox_inches="tight")
+    _pyplot().close(figure)
+    partial.replace(path)
+    return path

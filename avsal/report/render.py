@@ -1,0 +1,203 @@
+"""Tables as text for terminals, Markdown, CSV, LaTeX, or one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from avsal.report.tables import Table, Value
+
+FORMATS = ("terminal", "markdown", "csv", "latex", "html")
+_LEFT = {"model", "mod.", "line", "source", "venue", "inputs", "what its page states", "weights and licence", "condition"}
+
+
+def render(
+    tables: Sequence[Table],
+    form: str,
+    *,
+    title: str = "Leaderboard",
+    notes: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    figures: Sequence[tuple[str, Path]] = (),
+    width: int = 200,
+) -> str:
+    """Return the tables as text.
+
+    Args:
+        tables: in order.
+        form: one of `FORMATS`.
+        title: of the page.
+        notes: sentences that hold for all tables.
+        left_out: sentences about results that are in no table.
+        figures: captions and PNG files, for Markdown (by name) and HTML (inside the page).
+        width: characters of a terminal's line.
+    """
+    if form == "csv":
+        return _csv(tables)
+    if form == "html":
+        return _html(tables, title, notes, left_out, figures)
+    if form == "latex":
+        return _latex(tables, notes, left_out)
+    if form == "markdown":
+        return _markdown(tables, title, notes, left_out, figures)
+    return _terminal(tables, notes, width)
+
+
+def _terminal(tables: Sequence[Table], notes: Sequence[str], width: int) -> str:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    target = io.StringIO()
+    console = Console(file=target, width=width, color_system=None, highlight=False, markup=False)
+    for table in tables:
+        shown = RichTable(box=None, pad_edge=False, header_style="bold", show_edge=False)
+        columns = _used(table)
+        for k in columns:
+            shown.add_column(
+                table.columns[k], justify="left" if table.columns[k] in _LEFT else "right",
+                no_wrap=table.columns[k] not in _LEFT or table.columns[k] in ("line", "mod."), overflow="fold",
+            )  # fmt: skip
+        previous: list[str] = []
+        for row in table.rows:
+            name = [row[0].text, row[1].text]
+            words = [row[k].text for k in columns]
+            if name == previous and "line" in table.columns:
+                words = ["" if k < 2 else w for k, w in zip(columns, words, strict=True)]
+            previous = name
+            shown.add_row(*(Text(w) for w in words))
+        console.print(Text(table.title, style="bold"))
+        console.print(shown)
+        for note in table.notes:
+            console.print(f"  {note}")
+        console.print()
+    for note in notes:
+        console.print(note)
+    return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
+
+
+def _used(table: Table) -> list[int]:
+    """Return the columns that hold anything."""
+    return [k for k in range(len(table.columns)) if k < 1 or any(row[k].text for row in table.rows)]
+
+
+def _markdown(
+    tables: Sequence[Table],
+    title: str,
+    notes: Sequence[str],
+    left_out: Sequence[str],
+    figures: Sequence[tuple[str, Path]],
+) -> str:
+    def cell(words: str) -> str:
+        return words.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+    lines = [f"# {title}", ""] if title else []
+    for table in tables:
+        columns = _used(table)
+        lines += [f"## {table.title}", ""] if len(tables) > 1 or title else []
+        lines.append("| " + " | ".join(table.columns[k] for k in columns) + " |")
+        lines.append("|" + "|".join("---" if table.columns[k] in _LEFT else "--:" for k in columns) + "|")
+        lines += ["| " + " | ".join(cell(row[k].text) for k in columns) + " |" for row in table.rows]
+        lines += ["", *(f"- {cell(note)}" for note in table.notes), ""]
+    lines += [f"![{caption}]({path.name})\n" for caption, path in figures]
+    if notes:
+        lines += ["## How to read this" if title else "", "", *(f"- {cell(note)}" for note in notes), ""]
+    if left_out:
+        lines += ["## Left out", "", *(f"- {cell(note)}" for note in left_out), ""]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    """One line for each number: table, the row's words, column, value as a number, and as printed."""
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(["table", "model", "modality", "line", "column", "value", "printed", "source"])
+    for table in tables:
+        place = {name: k for k, name in enumerate(table.columns)}
+        for row in table.rows:
+            head = [row[place[name]].text if name in place else "" for name in ("model", "mod.", "line")]
+            source = row[place["source"]].text if "source" in place else ""
+            for k, value in enumerate(row):
+                if table.columns[k] in _LEFT or not value.text:
+                    continue
+                exact = value.sort if isinstance(value.sort, int | float) else ""
+                writer.writerow([table.title, *head, table.columns[k], exact, value.text, source])
+    return target.getvalue()
+
+
+_TEX = str.maketrans({
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "…": r"--", "×": r"$\times$", "−": "-",
+})  # fmt: skip
+
+
+def _latex(tables: Sequence[Table], notes: Sequence[str], left_out: Sequence[str]) -> str:
+    lines = ["% needs \\usepackage{booktabs}"]
+    for table in tables:
+        columns = _used(table)
+        aligned = "".join("l" if table.columns[k] in _LEFT else "r" for k in columns)
+        lines += [r"\begin{table}", r"\centering\small", rf"\caption{{{table.title.translate(_TEX)}}}"]
+        lines += [rf"\begin{{tabular}}{{{aligned}}}", r"\toprule"]
+        lines.append(" & ".join(table.columns[k].translate(_TEX) for k in columns) + r" \\")
+        lines.append(r"\midrule")
+        lines += [" & ".join(row[k].text.translate(_TEX) for k in columns) + r" \\" for row in table.rows]
+        lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes), r"\end{table}", ""]
+    lines += [f"% {note}" for note in (*notes, *(f"left out: {n}" for n in left_out))]
+    return "\n".join(lines) + "\n"
+
+
+def _html(
+    tables: Sequence[Table],
+    title: str,
+    notes: Sequence[str],
+    left_out: Sequence[str],
+    figures: Sequence[tuple[str, Path]],
+) -> str:
+    escape = html.escape
+    parts = []
+    for table in tables:
+        columns = _used(table)
+        parts.append(f"<section><h2>{escape(table.title)}</h2><div class=scroll><table><thead><tr>")
+        for k in columns:
+            kind = " class=words" if table.columns[k] in _LEFT else ""
+            parts.append(f'<th{kind} aria-sort=none><button type=button>{escape(table.columns[k])}</button></th>')
+        parts.append("</tr></thead><tbody>")
+        line = table.columns.index("line") if "line" in table.columns else None
+        for row in table.rows:
+            kind = row[line].text.replace(" ", "-").replace("%", "") if line is not None else ""
+            parts.append(f'<tr class="{escape(kind)}">')
+            parts += [_cell(row[k], table.columns[k]) for k in columns]
+            parts.append("</tr>")
+        parts.append("</tbody></table></div>")
+        parts += [f"<p class=note>{escape(note)}</p>" for note in table.notes]
+        parts.append("</section>")
+    for caption, path in figures:
+        data = base64.b64encode(path.read_bytes()).decode()
+        parts.append(
+            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}'
+            "</figcaption></figure>"
+        )
+    below = [f"<li>{escape(note)}</li>" for note in notes]
+    lost = "".join(f"<li>{escape(note)}</li>" for note in left_out)
+    page = (files("avsal.report") / "page.html").read_text(encoding="utf-8")
+    return (
+        page.replace("{{title}}", escape(title))
+        .replace("{{legend}}", "".join(below))
+        .replace("{{left_out}}", f"<h2>Left out</h2><ul>{lost}</ul>" if lost else "")
+        .replace("{{tables}}", "".join(parts))
+    )
+
+
+def _cell(value: Value, column: str) -> str:
+    sort = "" if value.sort is None else f' data-sort={json.dumps(str(value.sort)).replace("&", "&amp;")}'
+    text = html.escape(value.text)
+    if column == "source" and value.text.startswith(("http://", "https://")):
+        text = f'<a href="{html.escape(value.text, quote=True)}">{text}</a>'
+    kind = " class=words" if column in _LEFT else ""
+    return f"<td{kind}{sort}>{text}</td>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -145,6 +146,8 @@ class CSTS(SaliencyNetwork):
         window: samples of the STFT's window.
         hop: samples between columns.
         pool_eps: epsilon of the q, k, v norms (see `avsal.nn.mvit.published_encoder`).
+        init_std: standard deviation of fresh linear layers and positions. The released 0.02 is made for widths of
+            some hundreds; a narrow network needs about one over the root of its width.
 
     Raises:
         ConfigError: sizes that do not divide, or a contrastive loss that the fusion cannot have.
@@ -173,6 +176,7 @@ class CSTS(SaliencyNetwork):
         window: int = 240,
         hop: int = 120,
         pool_eps: float = 1e-5,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         choice("task", task, ("anticipation", "estimation"))
@@ -245,9 +249,9 @@ class CSTS(SaliencyNetwork):
             top // 4, dim, 2 * heads, (2, 1, 1), (1, 16, 16), upsample=True, pool_eps=pool_eps
         )
         self.classifier = nn.Conv3d(dim, 1, 1)
-        self.apply(init_weights)
+        self.apply(partial(init_weights, std=init_std))
         for position in positions:
-            nn.init.trunc_normal_(position, std=0.02)
+            nn.init.trunc_normal_(position, std=init_std)
 
     @staticmethod
     def _decoder(dim: int, dim_out: int, heads: int, kv: int, pool_eps: float) -> MultiscaleBlock:
@@ -481,7 +485,7 @@ class CSTSModule(SaliencyModule):
 
     Args:
         task, timing, fusion, contrast, size, frames, embed_dim, heads, depths, audio_depths, drop_path, contrast_dim,
-            spectrogram, sample_rate, window, hop: see `CSTS`.
+            spectrogram, sample_rate, window, hop, init_std: see `CSTS`.
         contrast: None is "post" for `fusion="sts"` (CSTS itself) and "none" for any other fusion.
         alpha: weight of the contrastive loss; None is 0.05 for anticipation and 0.01 for estimation (released
             configurations).
@@ -518,6 +522,7 @@ class CSTSModule(SaliencyModule):
         sample_rate: int = 24000,
         window: int = 240,
         hop: int = 120,
+        init_std: float = 0.02,
         alpha: float | None = None,
         loss_frames: Literal["all", "tracked", "fixations"] = "all",
         metric_thresholds: str | Sequence[float] | None = None,
@@ -554,6 +559,7 @@ class CSTSModule(SaliencyModule):
             sample_rate=sample_rate,
             window=window,
             hop=hop,
+            init_std=init_std,
         )
 
     def forward(self, batch: Batch) -> SaliencyOutput:

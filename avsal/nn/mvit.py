@@ -319,10 +319,10 @@ def with_positions(
     return tokens + position.flatten(1, 2)
 
 
-def init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module, std: float = 0.02) -> None:
     """Initialise linear layers and norms as the authors do; convolutions keep PyTorch's default."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)

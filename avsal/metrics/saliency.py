@@ -16,7 +16,7 @@ from avsal.metrics.inputs import Maps, MetricInputError
 from avsal.metrics.resize import postprocess, resize_maps
 
 #: Pixels that are scored at once: what fits a core's cache, or a modest share of a GPU's memory.
-_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
+_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 class SaliencyMetrics(Metric):
@@ -131,10 +131,11 @@ class SaliencyMetrics(Metric):
             name: None if value is None else _flatten(value, lead, trailing, name).to(device)
             for name, (value, trailing) in truth.items()
         }
+        maps = pred.detach().reshape(count, *pred.shape[-2:])
+        keys = torch.stack((video, index, torch.zeros_like(video)), -1).to(device)
         if not bool(keep.all()):
             flat = {name: None if value is None else value[keep] for name, value in flat.items()}
-        maps = pred.detach().reshape(count, *pred.shape[-2:])[keep]
-        keys = torch.stack((video, index, torch.zeros_like(video)), -1).to(device)[keep]
+            maps, keys = maps[keep], keys[keep]
         pixels = (flat["density"] if flat["density"] is not None else maps).shape[-2:].numel()
         step = max(1, _CHUNK.get(device.type, _CHUNK["cpu"]) // max(pixels, 1))
         scores = [torch.zeros((0, len(self.metrics)), dtype=torch.float64, device=device)]
@@ -268,8 +269,9 @@ class SaliencyMetrics(Metric):
         self, maps: Tensor, density: Tensor | None, fixations: Tensor | None, negatives: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return (B, metrics) scores of predictions (B, h, w) and (B,) whether the prediction failed."""
-        rules = self.conventions
-        failed = ~maps.reshape(len(maps), -1).isfinite().all(-1)
+        rules, given = self.conventions, maps
+        pred = Maps(maps, check=False)
+        failed = ~pred.finite
         if bool(failed.any()):
             if self.nan == "raise":
                 Maps(maps)
@@ -295,7 +297,8 @@ class SaliencyMetrics(Metric):
                 )
         elif density is not None:
             maps = resize_maps(maps, (density.shape[-2], density.shape[-1]), filter=rules.filter)
-        pred = Maps(maps, check=False)
+        if maps.data_ptr() != given.data_ptr() or maps.shape != given.shape:
+            pred = Maps(maps, check=False)
         truth = None if density is None else Maps(density.to(pred.raw.dtype), "density")
         baseline = None
         if self.baseline is not None:

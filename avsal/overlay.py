@@ -20,7 +20,7 @@ TRAIL = 0.5
 
 
 class Artist:
-    """Writes `overlay.mp4`, `saliency.mkv` and `maps.npy` of one video while its maps arrive.
+    """Writes `overlay.mp4`, `saliency.mkv`, `maps.npy`, perhaps `correlation.mp4`, of one video as its maps arrive.
 
     `maps.npy` is float32 (frames, h, w), or (frames, T_out, h, w) for anticipation: the network's activated
     maps. `saliency.mkv` is lossless grey-scale FFV1, every frame stretched to 0..255. A still image gives
@@ -33,6 +33,8 @@ class Artist:
         overlay: whether to draw the overlay at all.
         still: the input is a picture.
         gaze: measured gaze (time, x, y) rows, x and y in 0..1, drawn for the last half second.
+        correlation: also write `correlation.mp4` from the results' "spatial_correlation": where the picture goes
+            with the sound (CSTS Figure 5).
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Artist:
         overlay: bool = True,
         still: bool = False,
         gaze: np.ndarray | None = None,
+        correlation: bool = False,
     ) -> None:
         self.folder, self.prediction, self.alpha, self.still, self.gaze = (
             folder,
@@ -52,12 +55,13 @@ class Artist:
             still,
             gaze,
         )
-        self.draws = overlay
+        self.draws, self.correlates = overlay, correlation and not still
         self.map_size: tuple[int, int] | None = None
         self._writers: list[Any] = []
         self._maps: NpyWriter | None = None
         self._grey: VideoWriter | None = None
         self._overlay: VideoWriter | None = None
+        self._correlation: VideoWriter | None = None
 
     def add(self, result: FrameMap) -> dict[str, Any]:
         """Write one frame's results and return where its map peaks, as plain numbers for the summary."""
@@ -91,26 +95,37 @@ class Artist:
         fps = info.fps / self.prediction.stride
         self._grey = VideoWriter(self.folder / "saliency.mkv", fps, self.map_size, lossless=True, grey=True)
         self._writers.append(self._grey)
-        if self.draws and result.image is not None:
-            size = result.image.shape[:2]
-            self._overlay = VideoWriter(
-                self.folder / "overlay.mp4",
-                fps,
-                (size[0], size[1]),
-                audio_from=self.prediction.path if info.has_audio else None,
-            )
-            self._writers.append(self._overlay)
+        if self.draws:
+            self._overlay = self._video("overlay.mp4", result, fps)
+        if self.correlates:
+            self._correlation = self._video("correlation.mp4", result, fps)
+
+    def _video(self, name: str, result: FrameMap, fps: float) -> VideoWriter | None:
+        """Return a writer of pictures as large as the input's, with its sound."""
+        if result.image is None:
+            return None
+        height, width = result.image.shape[:2]
+        sound = self.prediction.path if self.prediction.info.has_audio else None
+        writer = VideoWriter(self.folder / name, fps, (height, width), audio_from=sound)
+        self._writers.append(writer)
+        return writer
+
+    def _painted(self, result: FrameMap, map_: np.ndarray) -> np.ndarray:
+        """Return the picture under a heat map; what a network that crops does not see stays as it is."""
+        assert result.image is not None
+        image = result.image.copy()
+        height, width = image.shape[:2]
+        top, left, bottom, right = seen_part(height, width, self.prediction.spec)
+        rows = slice(round(top * height), round(bottom * height))
+        columns = slice(round(left * width), round(right * width))
+        image[rows, columns] = overlay(image[rows, columns], map_, alpha=self.alpha)
+        return image
 
     def _draw(self, result: FrameMap, stretched: np.ndarray, future: list[tuple[float, float]]) -> None:
         image = None
         if self.draws and result.image is not None:
-            image = result.image.copy()
+            image = self._painted(result, stretched)
             height, width = image.shape[:2]
-            # Networks that crop the picture say nothing about its borders: they stay as they are.
-            top, left, bottom, right = seen_part(height, width, self.prediction.spec)
-            rows = slice(round(top * height), round(bottom * height))
-            columns = slice(round(left * width), round(right * width))
-            image[rows, columns] = overlay(image[rows, columns], stretched, alpha=self.alpha)
             radius = max(2, height // 120)
             image = draw_points(image, [(x * width, y * height) for x, y in future], FUTURE, radius)
             if self.gaze is not None:
@@ -125,6 +140,10 @@ class Artist:
         self._grey.write(grey(stretched), result.time)
         if self._overlay is not None and image is not None:
             self._overlay.write(image, result.time)
+        if self._correlation is not None:
+            # One map for two frames; the last of them is now.
+            now = result.aux["spatial_correlation"][-1].numpy()
+            self._correlation.write(self._painted(result, _stretched(now)), result.time)
 
     def close(self) -> None:
         """Finish all files."""

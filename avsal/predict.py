@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avsal.errors import AvsalError, ConfigError, MediaError
+from avsal.errors import AvsalError, ConfigError, DataError, MediaError
 
 if TYPE_CHECKING:
+    from avsal.io.video import MediaInfo
     from avsal.models.base import SaliencyModule
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -37,6 +38,7 @@ class Settings:
     stride: int = 1
     alpha: float = 0.6
     overlay: bool = True
+    correlation: bool = False
 
 
 @dataclass
@@ -84,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay"
     )
+    parser.add_argument(
+        "--correlation",
+        action="store_true",
+        help="also write correlation.mp4: where the picture goes with the sound (CSTS with spatial fusion)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -93,7 +100,9 @@ def main(args: argparse.Namespace) -> int:
     paths = expand(args.inputs)
     if args.gaze is not None and len(paths) != 1:
         raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
-    settings = Settings(args.checkpoint, args.coverage, args.stride, args.alpha, not args.no_overlay)
+    settings = Settings(
+        args.checkpoint, args.coverage, args.stride, args.alpha, not args.no_overlay, args.correlation
+    )
     todo = (
         paths
         if args.overwrite
@@ -297,18 +306,36 @@ def _write(
     from avsal.inference import VideoPrediction
     from avsal.overlay import Artist
 
+    if settings.correlation:
+        if not getattr(module.network, "gives_correlation", False):
+            raise ConfigError(
+                f"{settings.checkpoint} has no spatial audio-visual correlation; --correlation is for CSTS with "
+                "spatial fusion."
+            )
+        module.network.attention_maps = True  # type: ignore[assignment]
     prediction = VideoPrediction(
         module,
         path,
         batch_size=batch_size,
         coverage=settings.coverage,  # type: ignore[arg-type]
         stride=settings.stride,
-        keep_images=settings.overlay,
+        keep_images=settings.overlay or settings.correlation,
+        keep_aux=settings.correlation,
     )
     still = path.suffix.lower() in IMAGE_SUFFIXES
-    artist = Artist(
-        folder, prediction, settings.alpha, overlay=settings.overlay, still=still, gaze=_gaze(gaze)
-    )
+    try:
+        artist = Artist(
+            folder,
+            prediction,
+            settings.alpha,
+            overlay=settings.overlay,
+            still=still,
+            gaze=_gaze(gaze, prediction.info),
+            correlation=settings.correlation,
+        )
+    except BaseException:
+        prediction.close()
+        raise
     peaks: list[dict[str, Any]] = []
     total = prediction.info.frames
     try:
@@ -345,14 +372,21 @@ def _write(
     }
 
 
-def _gaze(path: Path | None) -> np.ndarray | None:
-    """Read a gaze table as rows (seconds, x, y) with x and y in 0..1."""
+def _gaze(path: Path | None, info: MediaInfo) -> np.ndarray | None:
+    """Read a gaze table on the video's clock as rows (seconds, x, y) with x and y in 0..1."""
     if path is None:
         return None
     from avsal.data.gaze_tables import read_gaze_table
 
-    table = read_gaze_table(path)
-    return np.stack([table.time, table.x, table.y], axis=1)
+    table = read_gaze_table(path, size=(info.height, info.width), fps=info.fps)
+    if table.kind == "angles":
+        raise DataError(
+            f"{path}: holds gaze directions ({table.units}), which need the camera's calibration; give gaze points in "
+            "pixels or in shares of the picture."
+        )
+    # Raises, with both spans, where gaze and video are on different clocks.
+    table.nearest([info.start, info.start + (info.duration or 0.0)])
+    return np.stack([table.time, table.x, table.y], 1)[table.tracked]
 
 
 def report(outcomes: Sequence[Outcome]) -> int:

@@ -201,6 +201,8 @@ class CSTS(SaliencyNetwork):
         #: Set it to have the fusion's attention in `aux` ("spatial_attention", "spatial_correlation",
         #: "temporal_attention"): the maps of Figure 5.
         self.attention_maps = False
+        #: Whether `attention_maps` brings a "spatial_correlation".
+        self.gives_correlation = fusion in ("s-fusion", "sts")
 
         dim, top = embed_dim, embed_dim * 8
         grid = (1, size[0] // REDUCTION, size[1] // REDUCTION)

@@ -595,3 +595,50 @@ def test_predicted_gaze_is_drawn_where_it_is_in_the_uncropped_picture(tmp_path: 
     assert row["x"] == pytest.approx([0.25 + 0.5 * 15.5 / 16] * 4, abs=1e-4)
     assert row["y"] == pytest.approx([3.5 / 16] * 4, abs=1e-4)
     assert row["targets"] == pytest.approx([(1 + 9 * i) / 30 for i in range(4)], abs=1e-5)
+
+
+def test_predict_writes_the_correlation_maps_and_draws_past_gaze(tmp_path: Path) -> None:
+    from avsal.errors import DataError
+    from avsal.io.video import VideoStream
+    from avsal.predict import Settings, predict_files
+    from tests.media import tone, write_clip
+
+    path = write_clip(tmp_path / "walk.mp4", frames=12, fps=30, height=64, width=64, sound=tone(0.4))
+    gaze = tmp_path / "gaze.csv"
+    gaze.write_text("time_ms,x,y\n" + "".join(f"{20 * k},{0.25 * 64},{0.75 * 64}\n" for k in range(30)))
+
+    def run(name: str, table: Path | None, module: CSTSModule, **options: Any) -> Any:
+        settings = Settings("small", stride=4, **options)
+        (outcome,) = predict_files(module, [path], tmp_path / name, settings, progress=False, gaze=table)
+        return outcome
+
+    plain, drawn = (run(n, t, small(), correlation=True) for n, t in (("plain", None), ("drawn", gaze)))
+    pictures = []
+    for outcome in (plain, drawn):
+        assert outcome.status == "done", outcome.message
+        with VideoStream(outcome.folder / "correlation.mp4") as video:
+            assert [frame.image.shape for frame in video] == [(64, 64, 3)] * 3
+        with VideoStream(outcome.folder / "overlay.mp4") as video:
+            pictures.append(np.stack([frame.image for frame in video]).astype(int))
+    changed = np.abs(pictures[0] - pictures[1]).sum(-1)
+    where = np.argwhere(changed[-1] > 0.5 * changed[-1].max()).mean(0)
+    assert where == pytest.approx([48, 16], abs=3)  # (0.75, 0.25) of the height and the width
+    # Gaze of another clock, directions without a camera, and networks without the maps are refused with the reason.
+    gaze.write_text("time_s,x,y\n" + "".join(f"{900 + k / 50},0.2,0.5\n" for k in range(30)))
+    with pytest.raises(DataError, match="different clocks"):
+        _raise(run("clock", gaze, small()))
+    gaze.write_text(
+        "time_s,yaw_rads_cpf,pitch_rads_cpf\n" + "".join(f"{k / 50},0.2,0.1\n" for k in range(30))
+    )
+    with pytest.raises(DataError, match="camera's calibration"):
+        _raise(run("angles", gaze, small()))
+    with pytest.raises(DataError, match="spatial fusion"):
+        _raise(run("blind", None, small(fusion="vision-only"), correlation=True))
+
+
+def _raise(outcome: Any) -> None:
+    """Turn the message of a failed input into an error."""
+    from avsal.errors import DataError
+
+    if outcome.status == "failed":
+        raise DataError(outcome.message)

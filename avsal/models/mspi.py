@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -80,7 +81,12 @@ def _head(sizes: Sequence[int], norm: str, *, last_norm: bool) -> nn.Sequential:
 
 
 class MSPI(SaliencyNetwork):
-    """Network of MSPI; see `MSPIModule` for the arguments."""
+    """Network of MSPI; see `MSPIModule` for the arguments.
+
+    Attributes:
+        compute_av_loss: whether `core` returns `aux["loss_av"]`.
+        frozen: the encoders that training leaves as they are.
+    """
 
     activation = "softmax"
 
@@ -165,21 +171,21 @@ class MSPI(SaliencyNetwork):
         )
         self.readout = Readout(channels, scaled(64), scaled(32))
 
-        self._frozen: list[nn.Module] = []
+        self.frozen: list[nn.Module] = []
         if freeze_audio and self.audio_encoder is not None:
-            self._frozen.append(self.audio_encoder)
+            self.frozen.append(self.audio_encoder)
         if freeze_image and self.image_encoder is not None:
-            self._frozen.append(self.image_encoder)
+            self.frozen.append(self.image_encoder)
             if image_stream == "maps":
-                self._frozen.append(self.image_decoder)
-        for part in self._frozen:
+                self.frozen.append(self.image_decoder)
+        for part in self.frozen:
             part.requires_grad_(False)
             part.eval()
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes; frozen encoders stay in eval mode, so that their batch norms do not drift."""
         super().train(mode)
-        for part in self._frozen:
+        for part in self.frozen:
             part.eval()
         return self
 
@@ -201,9 +207,13 @@ class MSPI(SaliencyNetwork):
             return None
         canvas = waveform.new_full((len(waveform), 1, *CANVAS), NO_SOUND, dtype=torch.float32)
         full = waveform.shape[1]
-        if audio_length is None:
-            lengths = torch.full((len(waveform),), full, dtype=torch.int64, device=waveform.device)
-        else:
+        if audio_length is None and has_audio is None:
+            if full > SHORTEST:
+                columns = log_spectrogram(waveform)[..., : CANVAS[1]]
+                canvas[:, 0, :, : columns.shape[-1]] = columns
+            return canvas
+        lengths = torch.full((len(waveform),), full, dtype=torch.int64, device=waveform.device)
+        if audio_length is not None:
             lengths = audio_length.to(waveform.device).clamp(max=full)
         if has_audio is not None:
             lengths = lengths * has_audio.to(waveform.device)
@@ -221,7 +231,7 @@ class MSPI(SaliencyNetwork):
         """Return what the still-image stream says of each frame alone: (N, …) maps of (N, 3, H, W)."""
         if self.image_encoder is None:
             return ()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_encoder not in self._frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_encoder not in self.frozen):
             maps = self.image_encoder(frames)
             if self.image_stream == "maps":
                 return (self.image_decoder(*maps).sigmoid(),)
@@ -230,7 +240,7 @@ class MSPI(SaliencyNetwork):
     def audio_features(self, audio_input: Tensor) -> Tensor:
         """Return the audio map (B, D, 9, 4) of spectrogram canvases."""
         assert self.audio_encoder is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.audio_encoder not in self._frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.audio_encoder not in self.frozen):
             return self.audio_encoder(audio_input)
 
     def masks(self, image: Features) -> list[Tensor] | None:
@@ -489,9 +499,11 @@ class MSPIModule(SaliencyModule):
             freeze_audio=freeze_audio,
             freeze_image=freeze_image,
         )
-        # Without its loss the projectors would be parameters that never see a gradient.
-        if av_weight == 0:
+        if av_weight == 0 and self.network.compute_av_loss:
+            # Without their loss the heads never see a gradient, which distributed training does not forgive.
             self.network.compute_av_loss = False
+            for name in ("visual_projector", "visual_predictor", "audio_projector", "audio_predictor"):
+                self.network.get_submodule(name).requires_grad_(False)
 
     @classmethod
     def from_authors(
@@ -512,8 +524,8 @@ class MSPIModule(SaliencyModule):
         Raises:
             WeightsError: an entry is missing, left over or of another shape.
         """
-        entries = unwrap(state_dict)
         motion = motion_class(encoder)
+        entries = unwrap(state_dict)
         rename = partial(rename_published, rename_motion=motion.rename)
         prefix = "motion_encoder."
         mapped = {rename(name) or name: value for name, value in entries.items()}
@@ -536,16 +548,22 @@ class MSPIModule(SaliencyModule):
         """Load the encoders' weights, then what `init_from` names, before training starts."""
         if stage == "fit":
             self.load_encoders()
+            self._warn_of_random_encoders()
         super().setup(stage)
 
     def load_encoders(self) -> None:
-        """Load the files that the arguments `*_weights` name into their encoders."""
+        """Load the files that the arguments `*_weights` name into their encoders.
+
+        Raises:
+            ConfigError: a file for a stream that this network does not have.
+            WeightsError: a file is missing or does not fit, by name.
+        """
         network = self.network
         parts: tuple[tuple[str, Any], ...] = (
             ("motion_weights", network.motion_encoder),
             ("audio_weights", network.audio_encoder),
-            ("image_weights", network.image_encoder),
             ("imagenet_weights", network.image_encoder),
+            ("image_weights", network.image_encoder),
         )
         for argument, part in parts:
             source = self.hparams.get(argument)
@@ -556,8 +574,30 @@ class MSPIModule(SaliencyModule):
             content = published_content(str(source))
             if argument == "imagenet_weights":
                 part.load_imagenet(content, what=str(source))
-            else:
-                part.load_published(content, what=str(source))
+                continue
+            part.load_published(content, what=str(source))
+            if argument == "image_weights" and network.image_stream == "maps":
+                prefix = "network.decoder."
+                decoder = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+                load_exact(network.image_decoder, decoder, what=f"decoder of {source}")
+
+    def _warn_of_random_encoders(self) -> None:
+        if self.hparams["init_from"]:
+            return
+        missing = [
+            argument
+            for argument, part, given in (
+                ("audio_weights", self.network.audio_encoder, ("audio_weights",)),
+                ("image_weights", self.network.image_encoder, ("image_weights", "imagenet_weights")),
+            )
+            if part in self.network.frozen and not any(self.hparams[name] for name in given)
+        ]
+        if missing:
+            warnings.warn(
+                f"MSPI trains with frozen encoders of random weights: give {' and '.join(missing)}, or init_from, "
+                "or train them too (freeze_audio / freeze_image: false).",
+                stacklevel=2,
+            )
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return KL - CC + lambda * L_av (Equation 11) and its parts, means over labelled maps."""

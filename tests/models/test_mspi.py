@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from avsal.nn.motion import MOTION_ENCODERS
 from avsal.types import SaliencyOutput
 from tests.golden.fill import normal_input
 from tests.golden.mspi import FOLDER, MSPIGolden
+from tests.media import tone, write_clip
 
 #: Table 6 in M parameters and G multiply-adds, and the same network measured to two digits.
 TABLE6 = {
@@ -341,6 +343,24 @@ def test_equal_sounds_are_heard_once_and_the_cache_stays_small() -> None:
     assert len(runner._frames) <= runner.keep
 
 
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize("coverage", ["full", "authors"])
+def test_a_whole_video_gives_the_same_maps_with_and_without_reuse(
+    tmp_path: Path, coverage: str, sound: bool
+) -> None:
+    # The sound ends before the picture, so that the last windows have little of it or none.
+    path = write_clip(tmp_path / "clip.mp4", frames=36, sound=tone(1.2) if sound else None)
+    module = lively(tiny())
+    seen: list[int] = []
+    module.network.image_encoder.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    reused = list(module.predict_video(path, coverage=coverage, batch_size=5))
+    assert sum(seen) == 36
+    plain = list(module.predict_video(path, coverage=coverage, batch_size=5, reuse=False))
+    assert [frame.index for frame in reused] == list(range(36))
+    for one, other in zip(reused, plain, strict=True):
+        assert (one.map.log() - other.map.log()).abs().max() <= 1e-5
+
+
 # -- training ----------------------------------------------------------------------------------------------
 
 
@@ -352,13 +372,13 @@ def test_a_small_network_learns_one_batch() -> None:
         data["density"][clip, 0, 10 * clip + 8 : 10 * clip + 16, 20 * clip + 4 : 20 * clip + 16] = 1
     optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
     losses = []
-    for _ in range(20):
+    for _ in range(15):
         terms = module.loss_terms(module(data), data)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
         losses.append(float(terms["loss"]))
-    assert losses[-1] < losses[0] - 1.5
+    assert losses[-1] < losses[0] - 1.0
 
 
 def test_frozen_encoders_stay_as_they_are_while_training() -> None:
@@ -488,6 +508,35 @@ def test_encoder_weights_come_from_published_files(tmp_path: Path) -> None:
     )
     with pytest.raises(WeightsError, match="caffe2"):
         bad.load_encoders()
+
+
+def test_saliency_maps_as_masks_need_a_decoder_with_weights(tmp_path: Path) -> None:
+    from avsal.models.isp import ISPModule
+
+    isp = ISPModule("mobilenetv2_035", (64, 96), (16, 56))
+    torch.save({"state_dict": isp.state_dict()}, tmp_path / "isp.pth")
+    module = tiny(image_stream="maps", audio=False, image_weights=str(tmp_path / "isp.pth"))
+    module.load_encoders()
+    assert torch.equal(module.network.image_decoder.map.weight, isp.network.decoder.map.weight)
+    encoder_only = {k: v for k, v in isp.state_dict().items() if ".encoder." in k}
+    torch.save(encoder_only, tmp_path / "encoder.pth")
+    with pytest.raises(WeightsError, match="decoder of"):
+        tiny(image_stream="maps", audio=False, image_weights=str(tmp_path / "encoder.pth")).load_encoders()
+
+
+def test_frozen_encoders_of_random_weights_are_told_before_training() -> None:
+    with pytest.warns(UserWarning, match="give audio_weights and image_weights"):
+        tiny().setup("fit")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny(freeze_audio=False, freeze_image=False).setup("fit")
+        tiny(audio=False, image_stream="none").setup("fit")
+
+
+def test_without_the_audio_visual_loss_every_trainable_parameter_gets_a_gradient() -> None:
+    module, data = tiny(av_weight=0.0).train(), batch()
+    module.loss_terms(module(data), data)["loss"].backward()
+    assert not [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_options_that_are_not_there_are_told() -> None:

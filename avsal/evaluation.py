@@ -411,6 +411,7 @@ def write_frames(frames: dict[str, np.ndarray], results: Path) -> Path | None:
     if not frames:
         return None
     path = frames_path(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
         np.savez_compressed(file, **frames)  # type: ignore[arg-type]

@@ -17,6 +17,12 @@ from avsal.report.statistics import paired
 
 #: Colours that people with any colour vision tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: Arguments that an audio-visual network shares with its visual-only twin; the others are about sound or training.
+_VISUAL = {
+    "size", "frames", "width", "blocks", "dsam_maps", "channels", "encoder", "encoder_options", "embed_dim", "depths",
+    "decoder", "growth", "decoder_width", "image_encoder", "image_stream", "task", "timing", "heads", "pairs", "synergy",
+}  # fmt: skip
+_LINES = ("-", "--", ":", "-.")
 _MARKS = {"AV": "o", "V": "s", "none": "^", "": "D"}
 
 
@@ -38,8 +44,8 @@ def draw_all(board: Board, folder: Path, *, metric: str = "nss", video: str | No
         entries = board.of(data)
         name = metric if any(metric in e.scores for e in entries) else "f1"
         stem = re.sub(r"\W+", "-", data).strip("-").lower()
-        with_cost = [e for e in entries if e.cost is not None and name in e.scores]
-        if with_cost:
+        with_cost = [e for e in entries if name in e.scores and (e.cost is not None or e.modality == "none")]
+        if any(e.cost and e.cost.multiply_adds for e in with_cost):
             path = folder / f"{stem}-{name}-against-cost.png"
             accuracy_against_cost(with_cost, name, data, path)
             made.append((f"{data}: {LABELS.get(name, name)} against multiply-adds; bars are 95 % intervals.", path))
@@ -66,11 +72,8 @@ def twins(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
 
 
 def _architecture(entry: Entry) -> tuple[str | None, str]:
-    from avsal.report.papers import TRAINING
-
     results = entry.records[0].results
-    without = {"audiovisual", "audio", "contrast"} | TRAINING | ({"fusion"} if results.model in ("CSTS", "MSPI") else set())
-    return results.model, str(sorted((k, str(v)) for k, v in results.arguments.items() if k not in without))
+    return results.model, str(sorted((k, str(v)) for k, v in results.arguments.items() if k in _VISUAL))
 
 
 def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path: Path) -> Path:
@@ -78,18 +81,18 @@ def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for number, entry in enumerate(entries):
-        assert entry.cost is not None
-        score = entry.scores[metric]
+        score, cost = entry.scores[metric], entry.cost
         value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
         error = None if np.isnan(low) else [[max(0.0, value - low)], [max(0.0, high - value)]]
-        cost = max(entry.cost.multiply_adds, 1) / 1e9
+        if cost is None or cost.multiply_adds == 0:  # a map that no network computes
+            axes.axhline(value, color="0.6", linestyle=_LINES[number % len(_LINES)], linewidth=1, label=_name(entry))
+            continue
         axes.errorbar(
-            cost, value, yerr=error, fmt=_MARKS.get(entry.modality, "D"), color=COLOURS[number % len(COLOURS)],
+            cost.multiply_adds / 1e9, value, yerr=error, fmt=_MARKS.get(entry.modality, "D"), color=COLOURS[number % len(COLOURS)],
             capsize=3, markersize=7, label=_name(entry), markerfacecolor="none" if entry.sound != "own" else None,
         )  # fmt: skip
-    free = [e for e in entries if e.cost and e.cost.multiply_adds == 0]
     axes.set_xscale("log")
-    axes.set(xlabel="multiply-adds of one clip, in 10⁹" + (" (0 at the left edge)" if free else ""))
+    axes.set(xlabel="multiply-adds of one clip, in 10⁹")
     axes.set(ylabel=_unit(metric), title=data)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

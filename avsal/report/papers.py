@@ -20,7 +20,7 @@ TRAINING = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
     """A model as one row of a paper's table.
 
@@ -71,6 +71,8 @@ class System:
         from avsal.models import model_class
 
         theirs = {k: v for k, v in arguments.items() if k not in TRAINING}
+        if theirs.get("contrast") == "post":  # CSTS's own, which its default stands for
+            del theirs["contrast"]
         ours = {k: v for k, v in self.arguments.items() if k not in TRAINING}
         return model_class(self.model).__name__.removesuffix("Module") == model and theirs == ours
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -140,7 +141,8 @@ def entry_rows(entry: Entry, printed: dict[str, Cell], metrics: Sequence[str]) -
         places = "; ".join(dict.fromkeys(c.place for c in printed.values()))
         rows.append([*head, text("published"), *values, *empty, text(places)])
     scores = [entry.scores.get(m) for m in metrics]
-    cost, files = entry.cost, ", ".join(r.path.name for r in entry.records)
+    cost, others = entry.cost, len(entry.records) - 1
+    files = entry.records[0].path.name + (f" and {others} more" if others else "")
     rows.append([
         *head, text("measured"),
         *(number(shown(m, s.value), DIGITS.get(m, 4)) if s else Value() for m, s in zip(metrics, scores, strict=True)),
@@ -245,6 +247,16 @@ def _mean_table(board: Board, wanted: Sequence[str]) -> Table | None:
         if len(sets) < len(SIX):
             missing = ", ".join(name for name in SIX if name not in sets)
             notes.append(f"{label} is not in this mean: no result on {missing}.")
+    for key, sets in list(complete.items()):
+        if len({entry.records[0].protocol for entry in sets.values()}) > 1:
+            del complete[key]
+            notes.append(f"{key[0]} is not in this mean: its data sets were scored under different protocols.")
+    protocols = Counter(next(iter(sets.values())).records[0].protocol for sets in complete.values())
+    chosen = protocols.most_common(1)[0][0] if protocols else None
+    for key, sets in list(complete.items()):
+        if next(iter(sets.values())).records[0].protocol != chosen:
+            del complete[key]
+            notes.append(f"{key[0]} is not in this mean: it was scored under another protocol than the others.")
     if not complete:
         return None
     entries = [e for sets in complete.values() for e in sets.values()]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from avsal.data.frames import resize_frames
 from avsal.data.gaze import FixationTable
 from avsal.data.items import OpenVideo, PointAnnotation, VideoItem
 from avsal.data.windows import (
@@ -370,3 +371,13 @@ def test_ragged_samples_are_padded():
     assert batch["observer"][1, 0].tolist() == [0, 1, 2]
     assert batch["audio"].sum(1).tolist() == [5, 9]
     assert batch["audio_length"].tolist() == [5, 9]
+
+
+@pytest.mark.parametrize("source", [(480, 640), (1080, 1920), (118, 160), (576, 720), (97, 131), (12, 9)])
+@pytest.mark.parametrize("size", [(240, 320), (112, 112), (56, 77)])
+def test_the_quick_nearest_resize_is_torchs(source, size):
+    image = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
+    ).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(image.float(), size=size, mode="nearest-exact")
+    assert torch.equal(resize_frames(image, size, mode="nearest").float(), expected)

@@ -236,6 +236,7 @@ def table(frames: int, repeats: int) -> str:
     where = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} thread(s)"
     where += f", {torch.cuda.get_device_name()}" if gpu else ", no GPU"
     load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    kind = "CPU time, one thread" if torch.get_num_threads() == 1 else "wall clock"
     state = git_state()
     lines = [
         "# Metrics: time per frame",
@@ -245,8 +246,8 @@ def table(frames: int, repeats: int) -> str:
         f"{' (with changes)' if state and state.dirty else ''}",
         f"({where}{load}; {platform.machine()}, torch {torch.__version__}, NumPy {np.__version__}).",
         "",
-        f"Milliseconds per frame ({'CPU time, one thread' if torch.get_num_threads() == 1 else 'wall clock'}), the fastest",
-        "of several repetitions in turns; ratios are how many times faster avsal on the CPU is. Scripts: NumPy, frame by frame, 100 random splits for sAUC and AUC-Borji,",
+        f"Milliseconds per frame ({kind}), the fastest of several repetitions in turns; ratios are how many",
+        "times faster avsal on the CPU is. Scripts: NumPy, frame by frame, 100 random splits for sAUC and AUC-Borji,",
         "jittered AUC-Judd with a loop over thresholds.",
         "pysaliency's AUC is the rank form against all pixels, its sAUC the exact rank form.",
     ]

@@ -1,0 +1,232 @@
+"""Tables in five formats, figures, and the command line of `avsal leaderboard`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from avsal.cli import main
+from avsal.evaluation import write_frames
+from avsal.report.measured import Board, board
+from avsal.report.render import render
+from avsal.report.tables import leaderboard
+from tests.report.fake import METRICS, VIDEOS, results, write
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of STAViS and its visual-only twin on all six sets."""
+    folder = tmp_path_factory.mktemp("six")
+    for data in VIDEOS:
+        for fold in (1, 2, 3):
+            av = results(data, fold, level=0.58)
+            v = results(data, fold, name="stavis-visual", level=0.56, arguments={"audiovisual": False}, seed=1)
+            write(folder / data, av, v)
+    return folder
+
+
+def lines(table: object, model: str, modality: str) -> dict[str, dict[str, str]]:
+    place = {name: k for k, name in enumerate(table.columns)}  # type: ignore[attr-defined]
+    rows = [r for r in table.rows if (r[0].text, r[1].text) == (model, modality)]  # type: ignore[attr-defined]
+    return {r[place["line"]].text: {c: r[k].text for c, k in place.items()} for r in rows}
+
+
+def test_published_measured_and_difference_stand_on_lines_of_their_own(six: Path) -> None:
+    found = board([six])
+    table = next(t for t in leaderboard(found) if t.title == "DIEM")
+    shown = lines(table, "STAViS", "AV")
+    assert list(shown) == ["published", "measured", "95 % interval", "difference"]
+    value = found.of("DIEM")[0].scores["cc"].value
+    assert shown["published"]["CC"] == "0.5795"
+    assert shown["measured"]["CC"] == f"{value:.4f}"
+    assert float(shown["difference"]["CC"].rstrip("*")) == pytest.approx(value - 0.5795, abs=5e-5)
+    assert (shown["measured"]["parameters"], shown["measured"]["multiply-adds"]) == ("20.76 M", "15.30 G")
+    assert shown["measured"]["maps/s"] == "12.5"
+    low, high = map(float, shown["95 % interval"]["CC"].split("…"))
+    assert low < value < high
+    assert shown["difference"]["CC"].endswith("*") == (not low <= 0.5795 <= high)
+
+
+def test_models_that_were_not_measured_are_marked(six: Path) -> None:
+    tables = leaderboard(board([six]))
+    table = next(t for t in tables if t.title == "DIEM")
+    kinds = {row[2].text for row in table.rows if row[0].text.startswith(("CASP", "AVRSP", "MSPI"))}
+    assert kinds == {"published only"}
+    assert not any(row[2].text == "published only" for row in table.rows if row[0].text == "STAViS")
+    newer = next(t for t in tables if t.title.startswith("Newer"))
+    assert {row[0].text for row in newer.rows} >= {"DiffSal", "ViNet-S", "ViSAGE"}
+
+
+def test_a_copied_row_is_shown_only_where_its_own_paper_has_none() -> None:
+    table = next(t for t in leaderboard(Board([], [])) if t.title == "DIEM")
+    sources = {(row[0].text, row[1].text): row[-1].text for row in table.rows}
+    assert sources["STAViS", "AV"] == "STAViS, table 2"
+    assert sources["ViNet (DHF1K first)", "AV"] == "CASP-Net, table 4, copied"
+    everything = next(t for t in leaderboard(Board([], []), everything=True) if t.title == "DIEM")
+    assert len(everything.rows) > len(table.rows) + 20
+
+
+def test_the_mean_over_six_sets_counts_each_once(six: Path) -> None:
+    found = board([six])
+    table = next(t for t in leaderboard(found) if t.title == "Mean of the six sets")
+    shown = lines(table, "STAViS", "AV")
+    mean = np.mean([e.scores["cc"].value for e in found.entries if e.label == "stavis-audiovisual"])
+    assert shown["measured"]["CC"] == f"{mean:.4f}"
+    assert shown["published"]["CC"] == "0.5644"
+
+
+def test_the_mean_needs_all_six_sets_under_one_protocol(six: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(six, part)
+    shutil.rmtree(part / "ETMD")
+    assert not [t for t in leaderboard(board([part])) if t.title == "Mean of the six sets"]
+    write(part / "ETMD", *(results("ETMD", fold, protocol={"coverage": "authors"}) for fold in (1, 2, 3)))
+    assert not [t for t in leaderboard(board([part])) if t.title == "Mean of the six sets"]
+
+
+def test_formats_hold_the_same_numbers(six: Path) -> None:
+    found = board([six])
+    tables = leaderboard(found, data=["DIEM"])
+    value = found.of("DIEM")[0].scores["nss"].value
+    for form in ("terminal", "markdown", "latex", "html"):
+        assert f"{value:.3f}" in render(tables, form), form
+    rows = list(csv.DictReader(io.StringIO(render(tables, "csv"))))
+    mine = [r for r in rows if (r["model"], r["modality"], r["line"], r["column"]) == ("STAViS", "AV", "measured", "NSS")]
+    assert [float(r["value"]) for r in mine] == [value]
+
+
+def test_markdown_tables_are_rectangular_and_latex_is_escaped(six: Path) -> None:
+    tables = leaderboard(board([six]), data=["DIEM"])
+    rows = [line for line in render(tables, "markdown").splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    latex = render(tables, "latex")
+    assert r"95 \% interval" in latex
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len({line.count(" & ") for line in body}) == 1
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(six: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    text = render(
+        leaderboard(board([six])), "html", left_out=["x.json <b>", "y"], figures=[("caption & more", picture)]
+    )
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert "x.json &lt;b&gt;" in text
+    loaded = [a.get("src") or a.get("href") for tag, a in page.seen if tag in ("script", "link", "img")]
+    assert all(address is None or address.startswith("data:image/png;base64,") for address in loaded)
+    assert len([1 for tag, _ in page.seen if tag == "button"]) > 50
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the page's script is run by node")
+def test_columns_sort_by_value_with_empty_cells_last(six: Path, tmp_path: Path) -> None:
+    script = re.search(r"<script>(.*)</script>", render(leaderboard(board([six]), data=["DIEM"]), "html"), re.S)
+    assert script is not None
+    program = (
+        """
+const cell = s => ({dataset: s === null ? {} : {sort: s}});
+const rows = ["0.5", null, "10", "9"].map(s => ({cells: [cell(s)]}));
+const out = [];
+const head = {cellIndex: 0, state: "none", classList: {contains: () => false},
+  getAttribute() { return this.state; }, setAttribute(_, v) { this.state = v; },
+  closest: () => ({querySelectorAll: () => [head], tBodies: [{rows, append: r => out.push(r.cells[0].dataset.sort)}]})};
+let click;
+global.document = {querySelectorAll: () => [{parentElement: head, addEventListener: (_, f) => click = f}]};
+"""
+        + script.group(1)
+        + "\nclick(); click(); console.log(JSON.stringify(out));"
+    )
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["10", "9", "0.5", None, "0.5", "9", "10", None]
+
+
+# -- figures -------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_drawn_for_cost_twins_and_time(six: Path, tmp_path: Path) -> None:
+    from avsal.report.figures import draw_all
+
+    folder = tmp_path / "results"
+    shutil.copytree(six / "DIEM", folder)
+    names = sorted(results("DIEM", 1).videos)
+    count = len(names) * 10
+    frames = {
+        "videos": np.array(names),
+        "metrics": np.array(METRICS),
+        "video": np.repeat(np.arange(len(names), dtype=np.int32), 10),
+        "frame": np.tile(np.arange(10, dtype=np.int32), len(names)),
+        "scores": np.random.default_rng(0).normal(2, 0.2, (count, len(METRICS))).astype(np.float32),
+    }
+    for path in folder.glob("*.json"):
+        write_frames(frames, path)
+    made = draw_all(board([folder]), tmp_path / "figures", video="v004")
+    assert [p.name.rsplit("-", 1)[-1] for _, p in made] == ["cost.png", "videos.png", "time.png"]
+    assert "DIEM/v004" in made[-1][0]
+    for _, path in made:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        assert min(pixels.shape[:2]) > 200
+        assert (pixels != 255).any(-1).mean() > 0.01
+
+
+# -- command line --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_file_and_says_what_it_left_out(
+    six: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, results("DIEM", 1, name="odd", protocol={"stride": 3}))
+    out = tmp_path / "board.md"
+    assert main(["leaderboard", str(six), str(tmp_path), "--data", "diem", "--metric", "CC", "--out", str(out)]) == 1
+    assert "stride is 3, not 1" in capsys.readouterr().err
+    text = out.read_text()
+    assert "stride is 3, not 1" in text
+    assert "| CC |" in text
+    assert "NSS" not in text.split("## How")[0]
+
+
+def test_without_results_the_published_tables_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["leaderboard", "--data", "AVAD"]) == 0
+    printed = capsys.readouterr().out
+    assert "published only" in printed
+    assert not re.search(r"V +measured", printed)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--metric", "F9"], "F9 is not known"), (["--data", "DIAM"], "no table for DIAM")]
+)
+def test_wrong_options_are_explained(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["leaderboard", *words]) == 2
+    assert message in capsys.readouterr().err

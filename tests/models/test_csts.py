@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ SMALL: dict[str, Any] = {
     "size": (64, 64), "frames": 4, "embed_dim": 8, "depths": (1, 1, 1, 1), "contrast_dim": 8,
     "spectrogram": (32, 64), "sample_rate": 8000, "window": 60, "hop": 80,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, the more so where several tests share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def golden(name: str) -> tuple[dict, dict[str, np.ndarray]]:

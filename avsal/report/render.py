@@ -15,6 +15,9 @@ from avsal.report.tables import Table, Value
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
 _LEFT = {"model", "mod.", "line", "source", "venue", "inputs", "what its page states", "weights and licence", "condition"}
+_KINDS = {
+    "published": "published", "measured": "measured", "difference": "difference", "published only": "published-only",
+}  # fmt: skip
 
 
 def render(
@@ -167,14 +170,15 @@ def _html(
         for k in columns:
             kind = " class=words" if table.columns[k] in _LEFT else ""
             parts.append(f'<th{kind} aria-sort=none><button type=button>{escape(table.columns[k])}</button></th>')
-        parts.append("</tr></thead><tbody>")
-        line = table.columns.index("line") if "line" in table.columns else None
-        for row in table.rows:
-            kind = row[line].text.replace(" ", "-").replace("%", "") if line is not None else ""
-            parts.append(f'<tr class="{escape(kind)}">')
-            parts += [_cell(row[k], table.columns[k]) for k in columns]
-            parts.append("</tr>")
-        parts.append("</tbody></table></div>")
+        parts.append("</tr></thead>")
+        for group in _groups(table):  # the lines of one system stay together when the table is sorted
+            parts.append("<tbody>")
+            for kind, row in group:
+                parts.append(f'<tr class="{escape(kind)}">')
+                parts += [_cell(row[k], table.columns[k]) for k in columns]
+                parts.append("</tr>")
+            parts.append("</tbody>")
+        parts.append("</table></div>")
         parts += [f"<p class=note>{escape(note)}</p>" for note in table.notes]
         parts.append("</section>")
     for caption, path in figures:
@@ -194,10 +198,26 @@ def _html(
     )
 
 
+def _groups(table: Table) -> list[list[tuple[str, list[Value]]]]:
+    """Return the rows with their kinds, those of one system together."""
+    line = table.columns.index("line") if "line" in table.columns else None
+    groups: list[list[tuple[str, list[Value]]]] = []
+    before = ""
+    for row in table.rows:
+        kind = "" if line is None else _KINDS.get(row[line].text, "interval")
+        follows = kind in ("interval", "difference") or (kind == "measured" and before == "published")
+        if follows and groups:
+            groups[-1].append((kind, row))
+        else:
+            groups.append([(kind, row)])
+        before = kind
+    return groups
+
+
 def _cell(value: Value, column: str) -> str:
     sort = "" if value.sort is None else f' data-sort={json.dumps(str(value.sort)).replace("&", "&amp;")}'
     text = html.escape(value.text)
     if column == "source" and value.text.startswith(("http://", "https://")):
         text = f'<a href="{html.escape(value.text, quote=True)}">{text}</a>'
-    kind = " class=words" if column in _LEFT else ""
+    kind = (' class="words long"' if len(value.text) > 40 else " class=words") if column in _LEFT else ""
     return f"<td{kind}{sort}>{text}</td>"

@@ -146,17 +146,20 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(six: Path, tmp
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="the page's script is run by node")
-def test_columns_sort_by_value_with_empty_cells_last(six: Path, tmp_path: Path) -> None:
+def test_columns_sort_by_value_with_empty_cells_and_published_rows_last(six: Path, tmp_path: Path) -> None:
     script = re.search(r"<script>(.*)</script>", render(leaderboard(board([six]), data=["DIEM"]), "html"), re.S)
     assert script is not None
     program = (
         """
 const cell = s => ({dataset: s === null ? {} : {sort: s}});
-const rows = ["0.5", null, "10", "9"].map(s => ({cells: [cell(s)]}));
+const row = (kind, s) => ({className: kind, cells: [cell(s)]});
+const tBodies = ["0.5", null, "10", "9"].map(s =>
+  ({rows: [row("published", "7"), row("measured", s), row("interval", "1")]}));
+tBodies.unshift({rows: [row("published-only", "8"), row("published-only", "8")]});
 const out = [];
 const head = {cellIndex: 0, state: "none", classList: {contains: () => false},
   getAttribute() { return this.state; }, setAttribute(_, v) { this.state = v; },
-  closest: () => ({querySelectorAll: () => [head], tBodies: [{rows, append: r => out.push(r.cells[0].dataset.sort)}]})};
+  closest: () => ({querySelectorAll: () => [head], tBodies, append: g => out.push(g.rows[1].cells[0].dataset.sort)})};
 let click;
 global.document = {querySelectorAll: () => [{parentElement: head, addEventListener: (_, f) => click = f}]};
 """
@@ -164,7 +167,7 @@ global.document = {querySelectorAll: () => [{parentElement: head, addEventListen
         + "\nclick(); click(); console.log(JSON.stringify(out));"
     )
     done = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["10", "9", "0.5", None, "0.5", "9", "10", None]
+    assert json.loads(done.stdout) == ["10", "9", "0.5", None, "8", "0.5", "9", "10", None, "8"]
 
 
 # -- figures -------------------------------------------------------------------------------------------------------

@@ -251,6 +251,11 @@ class FrameFolder:
     def __len__(self) -> int:
         return len(self._names)
 
+    def missing(self) -> list[int]:
+        """Return the numbers left out between the first and the last frame."""
+        found = [int(m.group()) for name in self._names if (m := _DIGITS.search(Path(name).stem))]
+        return sorted(set(range(found[0], found[-1] + 1)) - set(found)) if found else []
+
     @property
     def fps(self) -> float:
         """Frames per second, from the list."""

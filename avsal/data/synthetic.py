@@ -18,8 +18,9 @@ Sound
 Conditions (one set each)
     `congruent`: the sources are the objects on screen. `offscreen`: the one source belongs to a class that is not on
     screen. `silent`: no sound track at all. A fourth, `ego`, is a head-mounted camera: the world is wider than
-    the picture, the wearer's gaze jumps to the sounding object after the latency, the camera follows the
-    gaze more slowly and shakes, and there is one continuous gaze track instead of observers.
+    the picture, turns last 2.4 to 4 s, the wearer's gaze jumps to the sounding object after 400 to 680 ms (so the
+    sound tells where he will look), the head turns two fifths of the way after it, slowly, and shakes; there is one
+    continuous gaze track instead of observers.
 Observers
     15 by default. Each holds a fixation for 0.3 to 0.8 s, following its target, with Gaussian noise of 3.5 % of the
     width; frames in which the eye jumps have no fixation. When the sounding source changes, an observer
@@ -333,14 +334,16 @@ def _beats(stream: _Stream, n: int, period: int) -> tuple[IntArray, IntArray]:
 # -- the sound ---------------------------------------------------------------------------------------------
 
 
-def _turns(stream: _Stream, n: int, sources: Sequence[int]) -> list[tuple[int, int, int]]:
+def _turns(
+    stream: _Stream, n: int, sources: Sequence[int], length: tuple[int, int] = (22, 41)
+) -> list[tuple[int, int, int]]:
     """Return (begin, end, source) turns that fill n frames; neighbours differ where there are two sources."""
     turns: list[tuple[int, int, int]] = []
     t, previous = stream.one(0, 8), None
     while t < n:
         pool = [s for s in sources if s != previous] or list(sources)
         source = pool[stream.one(0, len(pool))]
-        end = min(n, t + stream.one(22, 41))
+        end = min(n, t + stream.one(*length))
         turns.append((t, end, source))
         previous = source
         t = end + (stream.one(6, 13) if stream.one(0, 4) == 0 else 0)
@@ -414,11 +417,11 @@ def _choose(stream: _Stream, sounding: int, salient: int, objects: int) -> int:
 
 
 def _look(
-    stream: _Stream, sounding: IntArray, salient: int, objects: int
+    stream: _Stream, sounding: IntArray, salient: int, objects: int, latency: tuple[int, int] = (5, 8)
 ) -> tuple[IntArray, NDArray[np.bool_], IntArray]:
     """Return per frame one observer's target, whether the eye is jumping, and the fixation's offset."""
     n = len(sounding)
-    latency = stream.one(math.ceil(0.2 * FPS), math.floor(0.3 * FPS) + 1)
+    delay = stream.one(*latency)
     targets, jumps, offsets = (
         np.empty(n, dtype=np.int64),
         np.zeros(n, dtype=bool),
@@ -427,7 +430,7 @@ def _look(
     target, heard, until = -1, -1, stream.one(4, 12)
     offset = (stream.normal(WIDTH * 35 // 10), stream.normal(WIDTH * 35 // 10))
     for t in range(n):
-        now = int(sounding[t - latency]) if t >= latency else -1
+        now = int(sounding[t - delay]) if t >= delay else -1
         if now != heard or t >= until:
             heard, until = now, t + stream.one(8, 21)
             new = _choose(stream, now, salient, objects)
@@ -461,17 +464,17 @@ def _wear(
 ) -> tuple[IntArray, NDArray[np.float64], IntArray]:
     """Return the camera's path (n, 2) in pixels, the gaze rows and the gaze as fixations of one observer."""
     n, objects = world.shape[:2]
-    targets, jumps, offsets = _look(stream, sounding, salient, objects)
+    targets, jumps, offsets = _look(stream, sounding, salient, objects, latency=(10, 18))
     camera, gaze, rows = np.zeros((n, 2), dtype=np.int64), np.zeros((n, 4)), []
     where, centre = np.array([0, 0], dtype=np.int64), np.array([WIDTH // 2, HEIGHT // 2], dtype=np.int64)
     blink = stream.one(40, 120)
     for t in range(n):
         goal = world[t, targets[t]] if targets[t] >= 0 else where // 16 + centre
         point = goal + offsets[t] // 100
-        # The head follows the eye: an eighth of the way each frame.
+        # The head turns two fifths of the way that the eye turned, slowly: a twelfth of the rest each frame.
         where = (
             where
-            + ((point - centre) * 16 - where) // 8
+            + ((point - centre) * 32 // 5 - where) // 12
             + np.array([stream.one(-12, 13), stream.one(-12, 13)])
         )
         camera[t] = where // 16
@@ -537,7 +540,7 @@ def render(condition: str, index: int, difficulty: str, *, seed: int = 0, second
     _, onsets[-1] = _beats(stream, n, 10)
 
     sources = {"silent": [], "offscreen": [-1]}.get(condition, list(range(count)))
-    turns = _turns(ears, n, sources) if sources else []
+    turns = _turns(ears, n, sources, (60, 101) if ego else (22, 41)) if sources else []
     sounding = np.full(n, -1, dtype=np.int64)
     for begin, end, source in turns:
         sounding[begin:end] = source

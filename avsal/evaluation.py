@@ -166,7 +166,7 @@ class OtherSound(SaliencyDataModule):
 
     def __init__(self, data: SaliencyDataModule) -> None:
         super().__init__(
-            data.root, batch_size=data.batch_size, eval_batch_size=data.eval_batch_size,
+            batch_size=data.batch_size, eval_batch_size=data.eval_batch_size,
             num_workers=data.num_workers, seed=data.seed, test_stride=data.test_stride, coverage=data.coverage,
             negatives=data.negatives, strict=data.strict, spec=data.spec,
         )  # fmt: skip
@@ -178,7 +178,14 @@ class OtherSound(SaliencyDataModule):
         self.data.prepare_data()
 
     def items(self, split: Split) -> list[VideoItem]:
-        """Return the videos with each other's sound."""
+        """Return the videos with each other's sound.
+
+        Raises:
+            ConfigError: the data set is a pack, which holds pictures and sound together.
+            DataError: a set has one video only.
+        """
+        if self.data.root is not None and self.data.root.is_file():
+            raise ConfigError(f"{self.data.root}: the sound of a pack cannot be swapped; give the original folder.")
         return swapped(self.data.split_items(split))
 
 
@@ -219,7 +226,7 @@ class Units(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         if isinstance(self.dataset, VideoBatches):
             return self.dataset[index]
-        from avsal.data.egocentric import collate_gaze
+        from avsal.data.gaze_clips import collate_gaze
 
         clips = range(index * self.size, min((index + 1) * self.size, len(self.dataset)))  # type: ignore[arg-type]
         return collate_gaze([self.dataset[k] for k in clips])

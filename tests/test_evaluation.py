@@ -1,0 +1,344 @@
+"""Tests that stop and go on, several processes against one, swapped sound, and what `avsal reproduce` makes of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import avsal
+from avsal.cli import main
+from avsal.data import SynthAVDataModule
+from avsal.data.items import VideoItem
+from avsal.errors import ConfigError, DataError
+from avsal.evaluation import Shards, evaluate, forget, frames_path, swapped, write_frames
+from avsal.metrics import SaliencyMetrics
+from avsal.models.baselines import BaselineModule
+from avsal.results import Results
+
+CPU = {"accelerator": "cpu", "devices": 1}
+
+
+def tiny(audiovisual: bool = True) -> avsal.STAViSModule:
+    torch.manual_seed(0)
+    return avsal.create_model(
+        "stavis", audiovisual=audiovisual, size=(32, 32), via=None, width=4, blocks=(1, 1, 1), dsam_maps=2, hidden=8,
+        audio_width=2, frames=8,
+    ).eval()  # fmt: skip
+
+
+def synthav(clips: int = 16, **options: Any) -> SynthAVDataModule:
+    return SynthAVDataModule(
+        clips=clips, seconds=1.0, observers=3, num_workers=0, batch_size=4, test_stride=6, **options
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVSAL_CACHE", str(tmp_path_factory.getbasetemp() / "avsal-cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, dict[str, np.ndarray]]:
+    """The tiny network on SynthAV in one go, in one process."""
+    found = evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path_factory.mktemp("once"), trainer=CPU)
+    assert found is not None
+    return found
+
+
+def test_results_equal_the_metrics_of_a_plain_loop(once: tuple[Results, dict[str, np.ndarray]]) -> None:
+    module, data = tiny(), synthav()
+    data.use_spec(module.spec)
+    data.prepare_data()
+    metric = SaliencyMetrics(module.test_metrics)
+    with torch.no_grad():
+        for batch in data.test_dataloader():
+            maps = module(batch).saliency()
+            metric.update(
+                maps, batch["density"], batch["fixations"], batch["negatives"], batch["video_id"], batch["frame"],
+                batch["labelled"],
+            )  # fmt: skip
+    results = once[0]
+    assert results.metrics == pytest.approx(metric.compute(), abs=1e-9)
+    assert results.frames["videos"] == len(data.split_items("test")) == len(results.videos)
+    assert results.checkpoint is not None
+    assert results.checkpoint.name == "tiny"
+    assert results.arguments["width"] == 4
+    assert "audiovisual" not in results.arguments  # the default
+    assert results.cost is not None
+    assert results.cost.parameters == sum(p.numel() for p in module.network.parameters())
+    assert results.cost.maps_per_second is not None
+    assert results.cost.maps_per_second > 0
+
+
+def test_scores_of_single_frames_average_to_the_videos(
+    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    results, frames = once
+    path = write_frames(frames, tmp_path / "a.json")
+    assert path == frames_path(tmp_path / "a.json")
+    with np.load(path) as read:
+        column = read["metrics"].tolist().index("nss")
+        for row, name in enumerate(read["videos"].tolist()):
+            mean = np.nanmean(read["scores"][read["video"] == row, column])
+            assert mean == pytest.approx(results.videos[name]["nss"], abs=1e-5)
+
+
+def test_two_processes_give_what_one_gives(once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    found = evaluate(
+        tiny(), synthav(), checkpoint="tiny", work=tmp_path,
+        trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp_spawn"},
+    )  # fmt: skip
+    assert found is not None
+    results, frames = found
+    assert results.metrics == once[0].metrics
+    assert results.videos == once[0].videos
+    assert results.frames == once[0].frames
+    for name, values in frames.items():
+        np.testing.assert_array_equal(values, once[1][name])
+    (folder,) = tmp_path.iterdir()
+    assert {path.name[0] for path in folder.glob("*.npz")} == {"0", "1"}  # both ranks took part
+
+
+def test_an_interrupted_test_goes_on_where_it_stopped(
+    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    plain = avsal.STAViSModule.test_step
+
+    def stops(self: Any, batch: Any, batch_idx: int) -> Any:
+        if len(calls) == 3:
+            raise RuntimeError("the machine went away")
+        calls.append(batch_idx)
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(avsal.STAViSModule, "test_step", stops)
+    with pytest.raises(RuntimeError, match="went away"):
+        evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path, trainer=CPU)
+    (folder,) = tmp_path.iterdir()
+    assert len(Shards(folder).units) == 3
+    total = 0
+
+    def counts(self: Any, batch: Any, batch_idx: int) -> Any:
+        nonlocal total
+        total += 1
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(avsal.STAViSModule, "test_step", counts)
+    found = evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path, trainer=CPU)
+    assert found is not None
+    assert total == len(Shards(folder).units) - 3
+    assert found[0].metrics == once[0].metrics
+    assert found[0].videos == once[0].videos
+    again = evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path, trainer=CPU)
+    assert again is not None
+    assert again[0].metrics == once[0].metrics
+    assert total == len(Shards(folder).units) - 3  # nothing was run again
+    forget(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_other_weights_do_not_take_over_what_is_kept(tmp_path: Path) -> None:
+    data = synthav(conditions=("silent",))
+    evaluate(tiny(), data, checkpoint="tiny", work=tmp_path, trainer=CPU)
+    other = tiny()
+    with torch.no_grad():
+        next(other.network.parameters()).add_(0.1)
+    evaluate(other, data, checkpoint="tiny", work=tmp_path, trainer=CPU)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_papers_protocol_takes_the_authors_frames_and_conventions(
+    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    found = evaluate(
+        tiny(), synthav(conditions=("silent",)), checkpoint="tiny", work=tmp_path, protocol="paper", trainer=CPU
+    )
+    assert found is not None
+    results = found[0]
+    assert results.protocol["coverage"] == "authors"
+    assert results.conventions["postprocess"] == "stavis"
+    assert results.conventions["sauc_method"] == "sampled"
+    assert once[0].protocol["coverage"] == "full"
+    assert once[0].conventions["postprocess"] is None
+    assert results.frames["frames"] <= sum(r["frames"] for n, r in once[0].videos.items() if "silent" in n)
+
+
+# -- swapped sound -------------------------------------------------------------------------------------------------
+
+
+def item(name: str) -> VideoItem:
+    return VideoItem(name, 10, 25.0, lambda: None, audio=Path(f"{name}.wav"))  # type: ignore[arg-type, return-value]
+
+
+def test_every_video_hears_another_one_of_its_set() -> None:
+    items = [item(f"{group}/{k}") for group in "AB" for k in range(5)]
+    changed = swapped(items)
+    assert [i.name for i in changed] == [i.name for i in items]
+    heard = {i.name: str(i.audio) for i in changed}
+    assert all(not audio.startswith(name) and audio[0] == name[0] for name, audio in heard.items())
+    assert len(set(heard.values())) == 10
+    with pytest.raises(DataError, match="one test video only"):
+        swapped([item("A/0"), item("B/0"), item("B/1")])
+
+
+def test_swapped_sound_changes_what_the_network_hears_and_nothing_else(tmp_path: Path) -> None:
+    from avsal.evaluation import OtherSound
+
+    data = synthav(conditions=("congruent",))
+    data.use_spec(tiny().spec)
+    data.prepare_data()
+    other = OtherSound(data)
+    for a, b in zip(data.eval_dataset("test"), other.eval_dataset("test"), strict=False):
+        assert torch.equal(a["video"], b["video"])
+        assert torch.equal(a["density"], b["density"])
+        assert a["video_name"] == b["video_name"]
+        assert not torch.equal(a["audio"], b["audio"])
+        break
+    with pytest.raises(ConfigError, match="hears nothing"):
+        evaluate(tiny(audiovisual=False), data, checkpoint="v", work=tmp_path, sound="swapped", trainer=CPU)
+
+
+# -- commands ------------------------------------------------------------------------------------------------------
+
+
+def test_synthav_compares_models_twins_and_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from avsal.report import synthav as command
+    from avsal.zoo.registry import entries
+
+    like = entries()["stavis-visual-fold1"]
+    shipped = [like.model_copy(update={"name": name}) for name in ("tiny-av", "tiny-v")]
+    modules = {"tiny-av": tiny(), "tiny-v": tiny(audiovisual=False)}
+    monkeypatch.setattr("avsal.zoo.from_pretrained", lambda name: modules[name])
+    monkeypatch.setattr(command, "BASELINES", {"centre": "centred Gaussian"})
+    monkeypatch.setattr(command, "_data", lambda args, stride, ego=False: synthav(args.clips))
+    args = argparse.Namespace(clips=32, batch_size=4, num_workers=0, out=tmp_path, accelerator="cpu")
+    files = command.measure(shipped, args, 6)
+    assert len(files) == 4  # the centre, both models, and the audio-visual one with other sound
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert command.measure(shipped, args, 6) == files  # finished tests are not repeated
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert "done before" in capsys.readouterr().err
+    from avsal.report.measured import board
+
+    found = board(files)
+    assert found.notes == []
+    table, gaps = command.synthav_tables(found)
+    assert [row[0].text for row in table.rows] == [
+        "baseline: centred Gaussian", "tiny-av", "tiny-av, sound swapped", "tiny-v",
+    ]  # fmt: skip
+    assert [(row[0].text, row[1].text) for row in gaps.rows] == [
+        ("tiny-av", "tiny-v (visual only)"), ("tiny-av", "itself, sound swapped"),
+    ]  # fmt: skip
+    silent = gaps.columns.index("NSS, silent")
+    assert gaps.rows[1][silent].sort == 0.0  # without sound there is nothing to swap
+
+
+def test_a_paper_without_data_or_weights_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "stavis", "--table", "2"]) == 2
+    assert "--data ROOT is needed" in capsys.readouterr().err
+    assert main(["reproduce", "stavis", "--table", "2", "--data", str(tmp_path)]) == 2
+    assert "DIEM_list_test" in capsys.readouterr().err
+    assert main(["reproduce", "stavis", "--table", "7"]) == 2
+    assert "2 (STAViS on DIEM and Coutrot)" in capsys.readouterr().err
+    assert main(["reproduce", "casp", "--table", "4", "--dry-run", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "train first" in printed
+    assert "examples/casp-visual.yaml" in printed
+    assert "--data.init_args.fold=3" in printed
+    assert "18 tests of 6 checkpoints" in printed
+
+
+def test_the_configurations_that_training_needs_are_there() -> None:
+    from avsal.report.papers import SYSTEMS
+
+    examples = Path(__file__).parent.parent / "examples"
+    named = {examples / file for system in SYSTEMS.values() for stage in system.training for file in stage}
+    assert sorted(str(path) for path in named if not path.is_file()) == []
+
+
+def layout(root: Path) -> None:
+    """Two clips as the three folds of AVAD, in the layout of the real sets."""
+    data = synthav(conditions=("congruent",))
+    data.prepare_data()
+    assert data.root is not None
+    for part in ("video", "annotations"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+        (root / part / "AVAD").symlink_to(data.root / part / "SynthAV_congruent")
+    (root / "synthav.json").symlink_to(data.root / "synthav.json")
+    (root / "fold_lists").mkdir()
+    names = sorted(path.stem for path in (root / "video" / "AVAD").iterdir())
+    for fold in (1, 2, 3):
+        text = f"{names[fold]} 25 25.0\n"
+        (root / "fold_lists" / f"AVAD_list_test_{fold}_fps.txt").write_text(text)
+
+
+def test_a_papers_table_is_run_over_all_folds_and_printed_beside_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from avsal.zoo import registry
+
+    layout(tmp_path / "data")
+    asked: list[str] = []
+
+    def fake(name: str) -> Any:
+        asked.append(name)
+        assert name in registry.entries()
+        return tiny(audiovisual="audiovisual" in name)
+
+    monkeypatch.setattr("avsal.zoo.from_pretrained", fake)
+    words = ["reproduce", "stavis", "--table", "3", "--data", str(tmp_path / "data"), "--sets", "AVAD"]
+    words += ["--out", str(tmp_path / "out"), "--accelerator", "cpu", "--num-workers", "0", "--stride", "6"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert asked == [f"stavis-{kind}-fold{k}" for kind in ("audiovisual", "visual") for k in (1, 2, 3)]
+    assert len(list((tmp_path / "out").glob("*.json"))) == 6
+    assert not list((tmp_path / "out" / ".partial").rglob("*.npz"))
+    assert "0.6086" in printed  # STAViS, table 3
+    assert "difference" in printed
+    assert "published only" not in printed
+    results = Results.read(tmp_path / "out" / "stavis-audiovisual-fold2-avad-fold2-paper.json")
+    assert results.data.fold == 2
+    assert results.protocol["protocol"] == "paper"
+    monkeypatch.setattr(BaselineModule, "test_step", None)
+    assert main(words) == 0  # everything is there
+    assert capsys.readouterr().err.count("done before") == 6
+
+
+def test_training_stages_run_in_order_and_finished_ones_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from avsal.report import reproduce
+    from avsal.report.papers import SYSTEMS
+
+    ran: list[list[str]] = []
+
+    def fake(words: list[str], check: bool) -> argparse.Namespace:
+        ran.append(words[3:])
+        folder = next(Path(w.split("=", 1)[1]) for w in words if w.startswith("--trainer.default_root_dir="))
+        (folder / "version_0").mkdir(parents=True)
+        (folder / "version_0" / "best-epoch=001.ckpt").touch()
+        return argparse.Namespace(returncode=0)
+
+    monkeypatch.setattr(reproduce.subprocess, "run", fake)
+    args = argparse.Namespace(
+        out=tmp_path, data=Path("six"), dhf1k=Path("dhf1k"), accelerator="auto", devices="4", strategy="ddp", num_nodes=1
+    )
+    for fold in (1, 2):
+        reproduce.training(SYSTEMS["casp-audiovisual"], fold, args).run()
+    assert [words[2].rsplit("/", 1)[-1] for words in ran] == ["casp-visual.yaml", "casp.yaml", "casp.yaml"]
+    assert f"--model.init_args.init_from={tmp_path}/training/casp-visual-dhf1k/version_0/best-epoch=001.ckpt" in ran[1]
+    assert "--data.init_args.root=dhf1k" in ran[0]
+    assert "--data.init_args.root=six" in ran[1]
+    assert "--trainer.devices=4" in ran[1]
+    reproduce.training(SYSTEMS["casp-audiovisual"], 2, args).run()
+    assert len(ran) == 3

@@ -61,7 +61,7 @@ def test_each_turn_sounds_in_the_band_of_its_object(index, level):
 
 def test_the_picture_says_nothing_about_the_sound(monkeypatch):
     before = render("congruent", 4, "medium")
-    monkeypatch.setattr(synthetic, "_turns", lambda stream, n, sources: [(0, n, 0)])
+    monkeypatch.setattr(synthetic, "_turns", lambda stream, n, sources, length=None: [(0, n, 0)])
     after = render("congruent", 4, "medium")
     assert before.turns != after.turns
     np.testing.assert_array_equal(before.frames, after.frames)

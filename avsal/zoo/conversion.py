@@ -119,7 +119,7 @@ def convert_backbone(format: str, state_dict: Mapping[str, Tensor]) -> nn.Module
     elif hasattr(build, "from_published"):
         network = build.from_published(entries)
     else:
-        network = build().load_published(entries)  # type: ignore[attr-defined]
+        network = build().load_published(entries)
     return network.to(device="cpu", dtype=torch.float32).eval()
 
 

@@ -45,7 +45,9 @@ def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:
     """
     from avsal.models.base import model_name
 
-    arguments = {key: None if key in START_ARGUMENTS else value for key, value in dict(module.hparams).items()}
+    arguments = {
+        key: None if key in START_ARGUMENTS else value for key, value in dict(module.hparams).items()
+    }
     return {
         "format_version": FORMAT_VERSION,
         "model": model_name(module),
@@ -238,6 +240,10 @@ def read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|Unsupported global:)\s+(\S+)", str(error))
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        if found is None and not is_pickle:
+            raise WeightsError(_not_whole(path, "its beginning is no PyTorch file's")) from error
         asks = f" It asks for {found.group(1)}." if found else ""
         raise WeightsError(
             f"{path}: refused, the file holds more than tensors and plain values, and loading it could run code."
@@ -245,9 +251,11 @@ def read_pickle(path: Path) -> Any:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path}: not a whole PyTorch file ({text}). Check that the download is complete and is no web page."
-        ) from error
+        raise WeightsError(_not_whole(path, text)) from error
+
+
+def _not_whole(path: Path, reason: str) -> str:
+    return f"{path}: not a whole PyTorch file ({reason}). Check that the download is complete and is no web page."
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from avsal.types import ClipSpec
 from avsal.zoo import web
+from avsal.zoo.cache import redact
 from avsal.zoo.registry import (
     Checkpoint,
     HubOrigin,
@@ -73,7 +74,7 @@ def all_failed(entry: Checkpoint, reasons: list[tuple[str, str]]) -> str:
     lines.append(
         f"  - `avsal info {entry.name}` shows licence and sources; docs/zoo.md says what to do about dead links."
     )
-    return "\n".join(lines)
+    return redact("\n".join(lines))
 
 
 def input_line(spec: ClipSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
 
 CARD_FILE = "README.md"
+#: How cards write the names of metrics; the others stay as results files have them.
+METRICS = {
+    "cc": "CC",
+    "nss": "NSS",
+    "sim": "SIM",
+    "kl": "KL",
+    "auc_judd": "AUC-J",
+    "sauc": "sAUC",
+    "f1": "F1",
+}
 
 
 def publish(
@@ -76,7 +87,7 @@ def publish(
         loaded = Loaded(source.state_dict(), config_of(source), type(source).__name__)
     else:
         loaded = load_checkpoint(source, Access(cache_folder(), token=token))
-    scores = [score for item in results for score in _scores(item)]
+    scores = [_scores(item, source) for item in results]
     facts = _facts(loaded, source, name or repo_id.rsplit("/", 1)[-1], scores, licence, notice, list(data))
     _refuse_gaps(facts, hold_rights)
     config = {
@@ -102,17 +113,28 @@ def _write(
     return folder
 
 
-def _scores(item: str | os.PathLike[str] | Scores) -> list[Scores]:
+def _scores(item: str | os.PathLike[str] | Scores, source: Any) -> Scores:
+    """Return the scores in a results file, if they are those of the checkpoint that is published."""
     if isinstance(item, Scores):
-        return [item]
-    from avsal.results import read_result
+        return item
+    from avsal.results import Results
 
-    result = read_result(Path(item))
-    return [
-        Scores(
-            data=result.data, source=f"avsal {result.avsal_version}, {result.command}", metrics=result.metrics
+    result = Results.read(Path(item))
+    scored = result.checkpoint.sha256 if result.checkpoint else None
+    path = None if isinstance(source, torch.nn.Module) else Path(source).expanduser()
+    if scored is not None and path is not None and path.is_file() and sha256_of(path) != scored:
+        raise WeightsError(
+            f"{item} holds the scores of another checkpoint ({result.checkpoint.name if result.checkpoint else '?'}, "
+            f"sha256 {scored[:16]}…) than {path}; test this one."
         )
-    ]
+    metrics = {METRICS.get(k, k): round(v, 4) for k, v in result.metrics.items() if math.isfinite(v)}
+    if not metrics:
+        raise WeightsError(f"{item} holds no finite score.")
+    fold = "" if result.data.fold is None else f", fold {result.data.fold}"
+    split = f", {result.data.split} split" if result.data.split else ""
+    return Scores(
+        data=result.data.name, source=f"avsal {result.avsal} {result.kind}{split}{fold}", metrics=metrics
+    )
 
 
 def _facts(

@@ -253,7 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._json({"files": answers})
         if rest[0] == "commit":
-            return self._commit(repo, revision)
+            fault = self.server.fault("POST", self.path)
+            return self._error(fault[1], message="refused") if fault else self._commit(name, repo, revision)
         return self._error(404)
 
     def _sibling(self, path: str, content: bytes) -> dict[str, Any]:
@@ -273,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             objects.append({**item, "authenticated": True, "actions": actions})
         self._json({"transfer": "basic", "objects": objects})
 
-    def _commit(self, repo: Repo, branch: str) -> None:
+    def _commit(self, name: str, repo: Repo, branch: str) -> None:
         changes: dict[str, bytes] = {}
         for line in self.body.decode().splitlines():
             item = json.loads(line)
@@ -282,4 +283,6 @@ class _Handler(BaseHTTPRequestHandler):
             elif item["key"] == "lfsFile":
                 changes[item["value"]["path"]] = self.server.uploads[item["value"]["oid"]]
         commit = repo.commit(changes, branch)
-        self._json({"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/commit/{commit}"})
+        self._json(
+            {"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/{name}/commit/{commit}"}
+        )

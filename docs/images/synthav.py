@@ -56,7 +56,7 @@ def main() -> None:
         axis.set_yticks([100, 1000, 10000], ["100 Hz", "1 kHz", "10 kHz"], fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
     figure.subplots_adjust(left=0.04, right=0.95, top=0.95, bottom=0.05, wspace=0.08, hspace=0.18)
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=78)
+    figure.savefig(Path(__file__).with_suffix(".png"), dpi=74)
 
 
 if __name__ == "__main__":

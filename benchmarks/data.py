@@ -204,8 +204,12 @@ def main() -> None:
         index = indexing(5000, root / "many")
     base = rates["research_jpeg_folder"]
     size = "x".join(map(str, options.size))
-    print(f"{options.clips} clips of {options.seconds:g} s, {size}, 16 frames to 112x112; CPU time, one process")
-    print(f"{'way':24} {'clips/s':>8} {'ratio':>7}  (median of {options.repeats}; ratio to the research code)")
+    print(
+        f"{options.clips} clips of {options.seconds:g} s, {size}, 16 frames to 112x112; CPU time, one process"
+    )
+    print(
+        f"{'way':24} {'clips/s':>8} {'ratio':>7}  (median of {options.repeats}; ratio to the research code)"
+    )
     ratios = {}
     for name, values in rates.items():
         ratios[name] = statistics.median(v / b for v, b in zip(values, base, strict=True))
@@ -214,8 +218,9 @@ def main() -> None:
         f"index 5000 videos again {index['index_again_s']:.2f} s; plan their clips {index['plan_clips_s']:.3f} s"
     )
     if options.json:
-        result = {"ratios": ratios, "clips_per_second": rates, **index, "cpu": platform.processor() or platform.machine(),
-                  "cores": os.cpu_count(), "torch": torch.__version__, "size": list(options.size)}  # fmt: skip
+        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        setting = {"torch": torch.__version__, "size": list(options.size)}
+        result = {"ratios": ratios, "clips_per_second": rates, **index, **machine, **setting}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 

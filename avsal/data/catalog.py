@@ -89,7 +89,7 @@ ENTRIES = (
         ("avsal data synth --out DIR  (or nothing: made on first use)",),
         "video/, annotations/, fold_lists/, synthav.json",
         "this project",
-        size="12 MB",
+        size="24 MB",
     ),
     _stavis(
         "diem",

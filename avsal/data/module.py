@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ class SaliencyDataModule(L.LightningDataModule):
         coverage: "full" scores every frame in test; "authors" those that the paper's authors scored.
         negatives: give the negatives of shuffled AUC in test.
         strict: stop at the first video that cannot be read; otherwise skip it, and say so at the end.
+        swap_sound: give every test video the sound of another one of its set: what a network that listens must
+            lose by.
         limit: use only the first so many videos of each split, for a quick look.
         spec: the clip to deliver; taken from the model when it trains or tests.
 
@@ -73,6 +76,7 @@ class SaliencyDataModule(L.LightningDataModule):
         coverage: Coverage = "full",
         negatives: bool = True,
         strict: bool = False,
+        swap_sound: bool = False,
         limit: int | None = None,
         spec: ClipSpec | None = None,
     ) -> None:
@@ -82,7 +86,7 @@ class SaliencyDataModule(L.LightningDataModule):
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.seed, self.segment, self.flip, self.limit = seed, segment, flip, limit
         self.val_stride, self.test_stride, self.coverage = val_stride, test_stride, coverage
-        self.negatives, self.strict = negatives, strict
+        self.negatives, self.strict, self.swap_sound = negatives, strict, swap_sound
         self.left_out: dict[str, str] = {}
         self._spec = spec
         self._items: dict[str, list[VideoItem]] = {}
@@ -171,7 +175,7 @@ class SaliencyDataModule(L.LightningDataModule):
                 reason = next(iter(self.left_out.values()), "the list is empty")
                 raise DataError(f"{type(self).__name__}: no usable video in the {split} split ({reason}).")
             counts.save()
-            self._items[split] = kept
+            self._items[split] = swapped_sound(kept) if self.swap_sound and split == "test" else kept
         return self._items[split]
 
     def _packed(self, split: Split) -> list[VideoItem]:
@@ -305,6 +309,16 @@ class SaliencyDataModule(L.LightningDataModule):
                 + "\n  ".join(shown),
                 stacklevel=2,
             )
+
+
+def swapped_sound(items: Sequence[VideoItem]) -> list[VideoItem]:
+    """Return the videos, each with the sound of the next one of its set that has any."""
+    out = list(items)
+    for name in {item.set for item in items}:
+        places = [k for k, item in enumerate(items) if item.set == name and (item.audio or item.open_audio)]
+        for here, there in zip(places, places[1:] + places[:1], strict=True):
+            out[here] = replace(items[here], audio=items[there].audio, open_audio=items[there].open_audio)
+    return out
 
 
 def default_workers() -> int:

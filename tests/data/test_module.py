@@ -141,6 +141,23 @@ def test_the_egocentric_set_yields_gaze(tmp_path):
     assert fold_list(data.root, "SynthAV_ego", "train", None) is not None
 
 
+def test_the_sound_of_the_test_videos_can_be_swapped():
+    spec = Tiny().spec
+    options = SMALL | {"clips": 24, "num_workers": 0, "spec": spec, "conditions": ["congruent"]}
+    plain = list(SynthAVDataModule(**options).test_dataloader())
+    swapped = list(SynthAVDataModule(**options, swap_sound=True).test_dataloader())
+    names = [b["video_name"][0] for b in plain]
+    assert len(set(names)) >= 3
+    for a, b in zip(plain, swapped, strict=True):
+        assert torch.equal(a["video"], b["video"])
+        assert torch.equal(a["density"], b["density"])
+    first = {b["video_name"][0]: b["audio"] for b in reversed(plain)}
+    other = {b["video_name"][0]: b["audio"] for b in reversed(swapped)}
+    order = sorted(first)
+    for name, following in zip(order, order[1:] + order[:1], strict=True):
+        assert torch.equal(other[name], first[following])
+
+
 def test_what_is_missing_is_said_before_training(tmp_path):
     data = SynthAVDataModule(**SMALL)
     data.prepare_data()

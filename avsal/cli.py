@@ -6,6 +6,7 @@ Every command's own module is imported only when that command runs, so that `--h
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        status = _run(words)
+        sys.stdout.flush()
+        return status
     except AvsalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -50,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; that is no error of ours.
-        sys.stderr.close()
+        # The reader of our output (head, less) has gone; that is no error of ours, nor of the flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -84,7 +87,9 @@ def _run(words: list[str]) -> int:
     add_arguments, run = module.COMMANDS[part] if part else (module.add_arguments, module.main)
     parser = argparse.ArgumentParser(prog=f"avsal {command}", description=line[0].upper() + line[1:] + ".")
     add_arguments(parser)
-    status: int = run(parser.parse_args(words[1:]))
+    # Options may stand between the inputs; argparse does that only where there are no sub-commands.
+    parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
+    status: int = run(parse(words[1:]))
     return status
 
 

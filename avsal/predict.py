@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +36,7 @@ class Settings:
     """What decides the content of a result; a result with other settings is never reused silently."""
 
     checkpoint: str
+    weights: str | None = None  #: sha256 of the file, where the checkpoint is one of yours
     coverage: str = "full"
     stride: int = 1
     alpha: float = 0.6
@@ -97,19 +100,24 @@ def main(args: argparse.Namespace) -> int:
     """Run `avsal predict`; returns 0 if every input has a result, 1 otherwise."""
     if not 0.0 <= args.alpha <= 1.0:
         raise ConfigError(f"--alpha {args.alpha} must lie between 0 and 1.")
+    if args.batch_size < 1 or args.stride < 1:
+        raise ConfigError(f"--batch-size {args.batch_size} and --stride {args.stride} must be at least 1.")
     paths = expand(args.inputs)
     if args.gaze is not None and len(paths) != 1:
         raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
     settings = Settings(
-        args.checkpoint, args.coverage, args.stride, args.alpha, not args.no_overlay, args.correlation
+        args.checkpoint,
+        _fingerprint(args.checkpoint),
+        args.coverage,
+        args.stride,
+        args.alpha,
+        not args.no_overlay,
+        args.correlation,
     )
-    todo = (
-        paths
-        if args.overwrite
-        else [p for p in paths if not _kept(p, folder_of(p, paths, args.out), settings)]
-    )
+    folders = result_folders(paths, args.out)
+    todo = [path.is_file() and (args.overwrite or not folders[path].exists()) for path in paths]
     module: SaliencyModule | None = None
-    if todo:
+    if any(todo):
         from avsal.zoo import from_pretrained
 
         module = from_pretrained(args.checkpoint).to(pick_device(args.device)).eval()
@@ -142,34 +150,57 @@ def pick_device(name: str) -> str:
 
 
 def expand(inputs: Sequence[str]) -> list[Path]:
-    """Return the files named, and for a folder the files directly in it, each once and in order."""
-    found: dict[Path, None] = {}
+    """Return the files named, and for a folder the files directly in it, each once and in order.
+
+    A folder without files is returned itself, to be reported among the inputs that failed.
+    """
+    found: dict[Path, Path] = {}
     for name in inputs:
         path = Path(name)
+        inside = [path]
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-            if not inside:
-                raise MediaError(f"{path}: the folder holds no files; name a video or a folder of videos.")
-            found.update(dict.fromkeys(inside))
-        else:
-            found[path] = None
-    return list(found)
+            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) or [path]
+        for one in inside:
+            found.setdefault(one.resolve(), one)
+    return list(found.values())
 
 
-def folder_of(path: Path, paths: Iterable[Path], out: Path) -> Path:
-    """Return the result folder of an input: its stem, or its whole name where two inputs share the stem."""
-    shared = Counter(p.stem for p in paths)[path.stem] > 1
-    return out / (path.name if shared else path.stem)
+def result_folders(paths: Iterable[Path], out: Path) -> dict[Path, Path]:
+    """Return every input's own folder below `out`.
+
+    It has the input's stem as its name; inputs that would share it take their whole name, then the names of
+    as many folders above them as it takes.
+    """
+    names = {path: path.stem or "_" for path in paths}
+    depth = 0
+    while shared := [path for path, name in names.items() if Counter(names.values())[name] > 1]:
+        depth += 1
+        for number, path in enumerate(shared, 1):
+            parts = path.resolve().parts[1:]
+            names[path] = "_".join(parts[-depth:]) + (f"_{number}" if depth > len(parts) else "")
+    return {path: out / name for path, name in names.items()}
+
+
+def _fingerprint(checkpoint: str) -> str | None:
+    """Return the sha256 of a local checkpoint's weights: training on must not pass for the same model."""
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        return None
+    from avsal.zoo.cache import sha256_of
+
+    return sha256_of(path)
 
 
 def _kept(path: Path, folder: Path, settings: Settings) -> bool:
-    """Say whether a complete result of the same file and settings is there; refuse another one's folder."""
-    summary = folder / SUMMARY
-    if not summary.is_file():
+    """Say whether a folder holds a complete result of the same file and settings."""
+    try:
+        there = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
         return False
-    there = json.loads(summary.read_text())
     wanted = {"source": _source(path), "settings": asdict(settings)}
-    return all(there.get(key) == value for key, value in wanted.items())
+    return isinstance(there, dict) and all(there.get(key) == value for key, value in wanted.items())
 
 
 def _source(path: Path) -> dict[str, Any]:
@@ -206,11 +237,15 @@ def predict_files(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: no folder for results can be made there ({error.strerror}).") from None
+    folders = result_folders(paths, out)
     outcomes: list[Outcome] = []
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -218,7 +253,7 @@ def predict_files(
     )
     with Progress(*columns, console=console, disable=not progress, transient=True) as bar:
         for path in paths:
-            folder = folder_of(path, paths, out)
+            folder = folders[path]
             task = bar.add_task(path.name, total=None, rate="")
             began = time.perf_counter()
 
@@ -246,6 +281,8 @@ def _one(
     tick: Callable[[int, int | None], None],
     gaze: Path | None,
 ) -> Outcome:
+    if path.is_dir():
+        raise MediaError(f"{path}: the folder holds no files; name a video or a folder of videos.")
     if not path.is_file():
         raise MediaError(f"{path}: there is no such file; check the name.")
     if folder.exists() and not overwrite:
@@ -257,11 +294,8 @@ def _one(
         )
     if module is None:
         raise ConfigError(f"{path}: no model was loaded.")
+    _clean(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    for stale in folder.parent.glob(f".{folder.name}.partial-*"):
-        if not _alive(int(stale.name.rsplit("-", 1)[-1])):
-            shutil.rmtree(stale, ignore_errors=True)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     began = time.perf_counter()
     try:
@@ -279,6 +313,15 @@ def _one(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Outcome(path, "done", folder, summary["warning"], summary["frames"], summary["seconds"])
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed runs left beside a result folder."""
+    mark = re.compile(re.escape(f".{folder.name}.") + r"(?:partial|old)-(\d+)")
+    for stale in folder.parent.iterdir():
+        found = mark.fullmatch(stale.name)
+        if found and not _alive(int(found[1])):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -341,7 +384,7 @@ def _write(
     try:
         for result in prediction:
             peaks.append(artist.add(result))
-            tick(len(peaks), total // settings.stride if total else None)
+            tick(len(peaks), -(-total // settings.stride) if total else None)
     except BaseException:
         artist.abandon()
         raise
@@ -391,23 +434,19 @@ def _gaze(path: Path | None, info: MediaInfo) -> np.ndarray | None:
 
 def report(outcomes: Sequence[Outcome]) -> int:
     """Print what became of each input and return the exit status."""
-    from rich.console import Console
-
-    out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
     for outcome in outcomes:
         if outcome.status == "done":
             rate = outcome.frames / max(outcome.seconds, 1e-9)
-            out.print(
-                f"{outcome.folder}: {outcome.frames} frames in {outcome.seconds:.1f} s ({rate:.1f} frames/s)",
-                markup=False,
+            print(
+                f"{outcome.folder}: {outcome.frames} frames in {outcome.seconds:.1f} s ({rate:.1f} frames/s)"
             )
             if outcome.message:
-                err.print(f"  note: {outcome.message}", markup=False)
+                print(f"  note: {outcome.message}", file=sys.stderr)
         elif outcome.status == "kept":
-            out.print(f"{outcome.folder}: already there, kept (--overwrite computes it again)", markup=False)
+            print(f"{outcome.folder}: already there, kept (--overwrite computes it again)")
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
-        err.print(f"{len(failed)} of {len(outcomes)} inputs failed:", markup=False)
+        print(f"{len(failed)} of {len(outcomes)} inputs failed:", file=sys.stderr)
         for outcome in failed:
-            err.print(f"  {outcome.message}", markup=False)
+            print(f"  {outcome.message}", file=sys.stderr)
     return 1 if failed else 0

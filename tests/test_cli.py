@@ -1,0 +1,189 @@
+"""The commands: quick to start, each with its help, one line for every error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import avsal
+from avsal.cli import COMMANDS, LIGHTNING, main
+
+#: What takes long to import, and what a look at the help does not need.
+HEAVY = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "lightning",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "av",
+    "timm",
+    "PIL",
+)
+
+
+def imported_by(code: str) -> list[str]:
+    """Return the heavy packages in `sys.modules` after some code ran in a fresh interpreter."""
+    report = f"import sys; print('heavy:', *[n for n in {HEAVY} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True, timeout=120
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("heavy:"))
+    return line.split()[1:]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import avsal; avsal.__version__; dir(avsal)",
+        "from avsal.cli import main; main(['--help'])",
+        "from avsal.cli import main; main(['--version'])",
+        "from avsal.cli import main; main(['nonsense'])",
+    ],
+)
+def test_looking_around_imports_nothing_heavy(code: str) -> None:
+    assert imported_by(code) == []
+
+
+def test_the_list_of_heavy_packages_is_looked_at() -> None:
+    assert imported_by("import numpy") == ["numpy"]
+
+
+def test_the_commands_own_help_does_not_wait_for_torch() -> None:
+    code = "\n".join(
+        [
+            "import contextlib",
+            "from avsal.cli import COMMANDS, main",
+            "for name in COMMANDS:",
+            "    with contextlib.suppress(SystemExit): main([name, '--help'])",
+        ]
+    )
+    assert not {"torch", "lightning"} & set(imported_by(code))
+
+
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert main([]) == 0
+    assert capsys.readouterr().out == shown
+    first_words = [line.split()[0] for line in shown.splitlines() if line.startswith("  ")]
+    assert {*COMMANDS, *LIGHTNING} <= set(first_words)
+    assert max(map(len, shown.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: avsal {command}")
+    assert len(shown.splitlines()) > 4
+
+
+@pytest.mark.parametrize("command", LIGHTNING)
+def test_lightnings_commands_have_help(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["avsal"])
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--model" in shown
+    assert "--data" in shown
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"avsal {avsal.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("predcit", "predict"), ("leaderbord", "leaderboard"), ("fitt", "fit"), ("valdate", "validate")],
+)
+def test_a_misspelt_command_is_guessed(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"Did you mean `{meant}`?" in err.splitlines()[0]
+    assert "usage:" in err
+
+
+def test_an_unknown_command_without_a_likeness_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["xyzzy"]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "error: there is no command 'xyzzy'."
+    assert any("predict" in line for line in rest)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "clip.mp4", "--alpha", "7"],
+        ["predict", "clip.mp4", "--stride", "-1"],
+        ["info", "no-such-model-or-checkpoint"],
+        ["convert", "stavis", "no-such-file.pth", "--name", "mine"],
+        ["convert", "no-such-format", "no-such-file.pth", "--name", "mine"],
+        ["evaluate", "no-such-folder", "--data", "no-such-data"],
+    ],
+)
+def test_errors_are_one_line_and_status_2(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(words)
+    except SystemExit as ended:  # argparse's own way for words it does not know
+        status = ended.code
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
+    assert len(lines) == 1
+    assert "error: " in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_may_stand_between_the_inputs(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
+    one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
+    assert main(["predict", str(one), "--quiet", str(two), "--out", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert "2 of 2 inputs failed" in err
+    assert "one.mp4" in err
+    assert "two.mp4" in err
+
+
+@pytest.mark.parametrize("command", ["avsal", "lightning"])
+def test_both_names_are_one_entry_point(command: str) -> None:
+    from importlib.metadata import entry_points
+
+    found = {e.value for e in entry_points(group="console_scripts") if e.name == command}
+    if not found:  # the source tree without an installation
+        import tomllib
+        from pathlib import Path
+
+        text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+        found = {tomllib.loads(text)["project"]["scripts"][command]}
+    assert found == {"avsal.cli:main"}
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "from avsal.cli import main; import sys; sys.exit(main(['--help']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.stdin.readline()\n{code}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    child.stdin.write("go\n")
+    child.stdin.close()
+    assert child.wait(timeout=60) == 0
+    assert child.stderr.read() == ""
+    child.stderr.close()

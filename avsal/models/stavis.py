@@ -56,6 +56,12 @@ def centre_crop(maps: Tensor, height: int, width: int) -> Tensor:
     return maps[..., top : top + height, left : left + width]
 
 
+def gaussian_logits(rows: int, columns: int, sigma: float = 0.2) -> Tensor:
+    """Return the (rows, columns) logarithm of a centred Gaussian of `sigma` of the height and of the width."""
+    y, x = (((torch.arange(n) + 0.5) / n - 0.5).square() for n in (rows, columns))
+    return -(y[:, None] + x[None, :]) / (2 * sigma**2)
+
+
 class DSAM(nn.Module):
     """Deeply Supervised Attention Module at one level of the trunk (Eq. 1 and 2, Figure 3).
 
@@ -194,6 +200,9 @@ class STAViS(SaliencyNetwork):
             "all" (paper).
         projection_relu: a ReLU after the localisation's projections (released; the paper has none).
         via: (height, width) of the authors' first resize, None to resize in one step.
+        prior: (rows, columns) of a learned map that is added to the logits, enlarged to the clip's size; it
+            starts as a centred Gaussian. Not in the paper: data sets of a few dozen videos are too small for the
+            convolutions to learn from their padding that people look at the centre. None: no such map.
     """
 
     def __init__(
@@ -215,6 +224,7 @@ class STAViS(SaliencyNetwork):
         visual_pool: Literal["central", "all"] = "central",
         projection_relu: bool = True,
         via: tuple[int, int] | None = (240, 320),
+        prior: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         check_multiple("frames", frames, 8)
@@ -226,6 +236,8 @@ class STAViS(SaliencyNetwork):
             )
         choice("localisation", localisation, get_args(Localisation))
         choice("fusion", fusion, get_args(Fusion))
+        if prior is not None and (len(prior) != 2 or min(prior) < 2):
+            raise ConfigError(f"prior={tuple(prior)}: give (rows, columns) of at least 2 each, or None.")
         choice("audio_pool", audio_pool, ("fixed", "global"))
         choice("visual_pool", visual_pool, ("central", "all"))
         if audiovisual and audio_pool == "fixed" and not ONE_STEP[0] <= audio_samples <= ONE_STEP[1]:
@@ -278,6 +290,7 @@ class STAViS(SaliencyNetwork):
                 self.fuse_av = nn.Conv2d(visual_maps, 1, 1)
             if fusion in ("weighted_sum", "late"):
                 self.mix = WeightedSum(2 if fusion == "weighted_sum" else 3)
+        self.prior = None if prior is None else nn.Parameter(gaussian_logits(prior[0], prior[1])[None, None])
         self._initialise()
 
     def _initialise(self) -> None:
@@ -341,13 +354,19 @@ class STAViS(SaliencyNetwork):
                 x = x * (1 + attention)
         visual = torch.cat(features, 1)  # V = (S^1 | ... | S^4)
         if not self.audiovisual:
-            return self.output(self.fuse(visual), aux)
+            return self.output(self._with_prior(self.fuse(visual)), aux)
         if audio_input is None:
             raise ConfigError("An audio-visual STAViS needs audio_input; take it from frontend().")
         maps = self.localisation(self._pool_visual(third), self._audio_vector(audio_input))
         maps = F.interpolate(maps, scale_factor=8, mode="bilinear", align_corners=False)
         maps = aux["localisation"] = centre_crop(maps, height, width)
-        return self.output(self._fuse(visual, maps, aux), aux)
+        return self.output(self._with_prior(self._fuse(visual, maps, aux)), aux)
+
+    def _with_prior(self, logits: Tensor) -> Tensor:
+        """Add the learned map, which multiplies the saliency wherever that is small."""
+        if self.prior is None:
+            return logits
+        return logits + F.interpolate(self.prior, logits.shape[-2:], mode="bilinear", align_corners=False)
 
     def _pool_visual(self, third: Tensor) -> Tensor:
         """Average stage 2's output over its central two time steps, or over all."""
@@ -429,7 +448,7 @@ class STAViSModule(SaliencyModule):
 
     Args:
         audiovisual, frames, size, localisation, maps, fusion, hidden, dsam_maps, width, blocks,
-            audio_width, audio_samples, audio_pool, visual_pool, projection_relu, via: see `STAViS`.
+            audio_width, audio_samples, audio_pool, visual_pool, projection_relu, via, prior: see `STAViS`.
         loss_weights: w_1, w_2, w_3 of cross-entropy, CC and NSS (Eq. 11).
         deep_supervision: weight of the same loss on the four DSAM maps: "falling" from 1 to 0 at the last
             epoch (released), "constant" 1 (Eq. 6) or "none" (Eq. 7). None: "falling" for a visual-only
@@ -469,6 +488,7 @@ class STAViSModule(SaliencyModule):
         visual_pool: Literal["central", "all"] = "central",
         projection_relu: bool = True,
         via: tuple[int, int] | None = (240, 320),
+        prior: tuple[int, int] | None = None,
         loss_weights: tuple[float, float, float] = (0.1, 2.0, 1.0),
         deep_supervision: DeepSupervision | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",

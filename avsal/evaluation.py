@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.windows import ClipLoader, ShareSampler, VideoBatches
 from avsal.errors import ConfigError, DataError
+from avsal.metrics.gaze import GazeMetrics
 from avsal.metrics.saliency import SaliencyMetrics
 from avsal.results import Checkpoint, Cost, Results, from_test
+from avsal.scorefiles import Collect, Shards
 
 if TYPE_CHECKING:
     from avsal.data.items import VideoItem
@@ -60,14 +59,16 @@ def evaluate(
         data: the data set; its `eval_batch_size` and `test_stride` hold.
         checkpoint: name of the weights in the results.
         sha256: of the weights' file or, by default, of the module's entries.
-        work: folder for the scores of finished videos; several nodes must share it. What an interrupted test of the same
-            weights, data and protocol left there is used. Remove it with `forget` once the results are written.
+        work: folder for the scores of finished videos; several nodes must share it. What an interrupted test of
+            the same weights, data and protocol left there is used. Remove it with `forget` once the results are
+            written.
         protocol: see `Protocol`; gaze models have one protocol, their paper's.
         sound: "swapped" lets every clip hear another clip of its set.
         trainer: arguments of Lightning's Trainer (`accelerator`, `devices`, `num_nodes`, `strategy`, …).
 
     Returns:
-        The results, and the scores of every frame (see `write_frames`); None on every process but the first.
+        The results, and the scores of every frame (see `avsal.scorefiles.write_frames`); None on every process
+        but the first.
 
     Raises:
         DataError: the data set is not there, or no video could be scored.
@@ -78,10 +79,12 @@ def evaluate(
     data.coverage = "authors" if protocol == "paper" else "full"
     if sound == "swapped":
         if module.spec.audio is None:
-            raise ConfigError(f"{checkpoint} hears nothing: swapping the sound changes nothing. Use sound='own'.")
+            raise ConfigError(
+                f"{checkpoint} hears nothing: swapping the sound changes nothing. Use sound='own'."
+            )
         data = OtherSound(data)
     metric = test_metric(module, protocol)
-    module._metrics["test"] = metric
+    module._metrics["test"] = metric  # type: ignore[assignment]
     data.prepare_data()
     units = Units(data.eval_dataset("test"), data.eval_batch_size)
     sha256 = sha256 or weights_hash(module)
@@ -91,7 +94,7 @@ def evaluate(
     if pending:
         runner = L.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False,
-            callbacks=[_Collect(folder)], **{"enable_progress_bar": False, **(trainer or {})},
+            callbacks=[Collect(folder)], **{"enable_progress_bar": False, **(trainer or {})},
         )  # fmt: skip
         runner.test(module, datamodule=_Pending(data, units, pending), verbose=False)
         if runner.global_rank != 0:
@@ -120,9 +123,7 @@ def test_metric(module: SaliencyModule, protocol: Protocol) -> Metric:
     metric = module.build_metrics("test")
     if isinstance(metric, SaliencyMetrics) and protocol == "paper":
         name = type(module).__name__.removesuffix("Module")
-        metric = SaliencyMetrics(
-            metric.metrics, conventions="published", postprocess=POSTPROCESS.get(name)
-        )
+        metric = SaliencyMetrics(metric.metrics, conventions="published", postprocess=POSTPROCESS.get(name))
     return metric
 
 
@@ -143,7 +144,14 @@ def _key(
     what = {
         "weights": sha256,
         "arguments": {k: str(v) for k, v in dict(module.hparams).items()},
-        "data": [data.name, getattr(data, "fold", None), data.coverage, data.test_stride, data.eval_batch_size, units],
+        "data": [
+            data.name,
+            getattr(data, "fold", None),
+            data.coverage,
+            data.test_stride,
+            data.eval_batch_size,
+            units,
+        ],
         "videos": [[item.name, item.frames, item.fps] for item in data.split_items("test")],
         "conventions": str(conventions.describe()) if conventions is not None else str(metric.levels),
         "sound": sound,
@@ -155,7 +163,7 @@ def _key(
 
 
 class OtherSound(SaliencyDataModule):
-    """A data set in which every test video hears another video of its set: what is seen and heard do not belong together.
+    """A data set in which every test video hears another video of its set: sight and sound do not belong together.
 
     The videos of a set, in order of their names, are shifted by half their number. Videos without sound take part: they
     are given another's, and another video falls silent.
@@ -185,7 +193,9 @@ class OtherSound(SaliencyDataModule):
             DataError: a set has one video only.
         """
         if self.data.root is not None and self.data.root.is_file():
-            raise ConfigError(f"{self.data.root}: the sound of a pack cannot be swapped; give the original folder.")
+            raise ConfigError(
+                f"{self.data.root}: the sound of a pack cannot be swapped; give the original folder."
+            )
         return swapped(self.data.split_items(split))
 
 
@@ -260,177 +270,6 @@ class _Pending(L.LightningDataModule):
         )  # fmt: skip
 
 
-# -- scores on disk --------------------------------------------------------------------------------------------
-
-
-def _states(metric: Metric) -> list[str]:
-    return list(metric._defaults)
-
-
-class _Collect(Callback):
-    """Write the scores of each finished video, on every process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Begin with nothing."""
-        self.loader: Any = trainer.test_dataloaders
-        self.order = list(self.loader.sampler)
-        self.units: list[int] = []
-        self.names: dict[int, str] = {}
-        self.video: str | None = None
-        self.begin = self.end = 0
-        self.spent, self.maps, self.calls = 0.0, 0, 0
-        self.clock = time.perf_counter()
-        self.hooks = [
-            pl_module.network.register_forward_pre_hook(self._before),
-            pl_module.network.register_forward_hook(self._after),
-        ]
-
-    def _before(self, network: Any, inputs: Any) -> None:
-        _wait(inputs)
-        self.started = time.perf_counter()
-
-    def _after(self, network: Any, inputs: Any, output: Any) -> None:
-        _wait(inputs)
-        self.calls += 1
-        if self.calls > 1:  # the first call allocates and compiles
-            self.spent += time.perf_counter() - self.started
-            self.maps += output.logits.shape[0] * output.logits.shape[1]
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Count a batch; write the video before it when a new one begins."""
-        metric = pl_module.metrics("test")
-        name = batch["video_name"][0]
-        if self.video is not None and name != self.video:
-            self._write(trainer, metric)
-        self.video = name
-        self.units.append(self.order[batch_idx])
-        self.names.update(zip(batch["video_id"].tolist(), batch["video_name"], strict=True))
-        self.end = len(getattr(metric, _states(metric)[0]))
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Write the last video, and wait until every process has done so."""
-        self._write(trainer, pl_module.metrics("test"))
-        for hook in self.hooks:
-            hook.remove()
-        trainer.strategy.barrier()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Keep what was scored until now."""
-        if hasattr(self, "units"):
-            self._write(trainer, pl_module.metrics("test"))
-
-    def _write(self, trainer: L.Trainer, metric: Metric) -> None:
-        if not self.units:
-            return
-        now = time.perf_counter()
-        arrays = {
-            name: torch.cat(getattr(metric, name)[self.begin : self.end]).cpu().numpy() for name in _states(metric)
-        }
-        extra = {
-            "names": {str(k): v for k, v in self.names.items()},
-            "skipped": dict(getattr(self.loader, "skipped", {})),
-            "spent": self.spent, "maps": self.maps, "elapsed": now - self.clock, "rank": trainer.global_rank,
-        }  # fmt: skip
-        path = self.folder / f"{trainer.global_rank}-{uuid.uuid4().hex}.npz"
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            np.savez(file, units=np.array(self.units), extra=np.array(json.dumps(extra)), **arrays)
-        partial.replace(path)
-        self.units, self.begin, self.spent, self.maps, self.clock = [], self.end, 0.0, 0, now
-
-
-def _wait(inputs: Any) -> None:
-    """Let a GPU finish, so that the clock tells its time."""
-    if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_cuda:
-        torch.cuda.synchronize(inputs[0].device)
-
-
-class Shards:
-    """What a folder holds of finished videos.
-
-    Attributes:
-        units: the batches that are done.
-        names: videos by their number.
-        skipped: messages about videos that could not be read.
-        maps, spent: maps made, and seconds in the network.
-        elapsed: seconds of the slowest process.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.units: set[int] = set()
-        self.names: dict[int, str] = {}
-        self.skipped: dict[str, str] = {}
-        self.maps, self.spent = 0, 0.0
-        self.arrays: dict[str, list[np.ndarray]] = {}
-        times: dict[int, float] = {}
-        for path in sorted(folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as content:
-                extra = json.loads(str(content["extra"]))
-                self.units |= set(content["units"].tolist())
-                for name in content.files:
-                    if name not in ("units", "extra"):
-                        self.arrays.setdefault(name, []).append(content[name])
-            self.names |= {int(k): v for k, v in extra["names"].items()}
-            self.skipped |= extra["skipped"]
-            self.maps, self.spent = self.maps + extra["maps"], self.spent + extra["spent"]
-            times[extra["rank"]] = times.get(extra["rank"], 0.0) + extra["elapsed"]
-        self.elapsed = max(times.values(), default=0.0)
-
-    def fill(self, metric: Metric) -> Metric:
-        """Put all scores into a metric."""
-        metric.reset()
-        metric.sync_on_compute = False
-        for name in _states(metric):
-            setattr(metric, name, [torch.from_numpy(np.concatenate(self.arrays[name]))])
-        metric._update_count = max(1, metric._update_count)
-        return metric
-
-    def frames(self, metric: Metric) -> dict[str, np.ndarray]:
-        """Return the arrays of `write_frames`; empty for gaze, whose threshold is chosen over all frames."""
-        if not isinstance(metric, SaliencyMetrics):
-            return {}
-        keys, scores = metric.per_frame()
-        ids = sorted({int(k) for k in keys[:, 0]})
-        place = {video: row for row, video in enumerate(ids)}
-        return {
-            "videos": np.array([self.names.get(k, str(k)) for k in ids]),
-            "metrics": np.array(metric.metrics),
-            "video": np.array([place[int(k)] for k in keys[:, 0]], dtype=np.int32),
-            "frame": keys[:, 1].numpy().astype(np.int32),
-            "scores": scores.numpy().astype(np.float32),
-        }
-
-
-def write_frames(frames: dict[str, np.ndarray], results: Path) -> Path | None:
-    """Write the scores of every frame beside a results file, as `<name>.frames.npz`.
-
-    Entries: `videos` (V,) names, `metrics` (M,) names, `video` (N,) index into `videos`, `frame` (N,) 0-based, `scores`
-    (N, M) float32.
-
-    Returns:
-        The file; None where there is nothing to write.
-    """
-    if not frames:
-        return None
-    path = frames_path(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(file, **frames)  # type: ignore[arg-type]
-    partial.replace(path)
-    return path
-
-
-def frames_path(results: Path) -> Path:
-    """Return where the frames' scores of a results file are."""
-    return results.with_suffix(".frames.npz")
-
-
 # -- results -----------------------------------------------------------------------------------------------------
 
 
@@ -444,7 +283,8 @@ def _assemble(
     module._metrics["test"] = fresh  # type: ignore[assignment]
     module.cpu()
     results = from_test(module, data, checkpoint=checkpoint)
-    if not isinstance(fresh, SaliencyMetrics):
+    if isinstance(fresh, GazeMetrics):
+        # Gaze sets list clips; their metrics know recordings.
         videos = {str(shards.names.get(int(k), k)): v for k, v in fresh.per_video().items()}
         results = results.model_copy(update={"videos": videos})
     return results, fresh
@@ -458,4 +298,8 @@ def _cost(module: SaliencyModule, shards: Shards) -> Cost | None:
     except ConfigError:  # a baseline made of ground truth computes nothing
         return None
     speed = shards.maps / shards.spent if shards.spent > 0 else None
-    return Cost(parameters=cost.params, multiply_adds=cost.macs, maps_per_second=None if speed is None else round(speed, 2))
+    return Cost(
+        parameters=cost.params,
+        multiply_adds=cost.macs,
+        maps_per_second=None if speed is None else round(speed, 2),
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ from avsal.cli import main
 from avsal.data import SynthAVDataModule
 from avsal.data.items import VideoItem
 from avsal.errors import ConfigError, DataError
-from avsal.evaluation import Shards, evaluate, forget, frames_path, swapped, write_frames
+from avsal.evaluation import evaluate, forget, swapped
 from avsal.metrics import SaliencyMetrics
 from avsal.models.baselines import BaselineModule
 from avsal.results import Results
+from avsal.scorefiles import Shards, frames_path, write_frames
 
 CPU = {"accelerator": "cpu", "devices": 1}
 
@@ -91,20 +95,53 @@ def test_scores_of_single_frames_average_to_the_videos(
             assert mean == pytest.approx(results.videos[name]["nss"], abs=1e-5)
 
 
-def test_two_processes_give_what_one_gives(once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path) -> None:
+_TWO = """
+import sys
+import torch
+from pathlib import Path
+from avsal.evaluation import evaluate
+from avsal.scorefiles import write_frames
+from tests.test_evaluation import synthav, tiny
+
+torch.set_num_threads(1)
+out = Path(sys.argv[1])
+for name, options in (("all", {}), ("silent", {"conditions": ("silent",)})):
     found = evaluate(
-        tiny(), synthav(), checkpoint="tiny", work=tmp_path,
-        trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp_spawn"},
-    )  # fmt: skip
-    assert found is not None
-    results, frames = found
+        tiny(), synthav(**options), checkpoint="tiny", work=out / "work" / name,
+        trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
+    )
+    if found is not None:
+        write_frames(found[1], out / f"{name}.json")
+        found[0].write(out / f"{name}.json")
+"""
+
+
+def test_two_processes_give_what_one_gives(
+    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    """Lightning starts the second process by running the script again; two tests run one after the other."""
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        timeout=240,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = Results.read(tmp_path / "all.json")
     assert results.metrics == once[0].metrics
     assert results.videos == once[0].videos
     assert results.frames == once[0].frames
-    for name, values in frames.items():
-        np.testing.assert_array_equal(values, once[1][name])
-    (folder,) = tmp_path.iterdir()
-    assert {path.name[0] for path in folder.glob("*.npz")} == {"0", "1"}  # both ranks took part
+    with np.load(tmp_path / "all.frames.npz") as frames:
+        for name, values in once[1].items():
+            np.testing.assert_array_equal(frames[name], values)
+    (folder,) = (tmp_path / "work" / "all").iterdir()
+    assert {path.name[0] for path in folder.glob("*.npz")} == {"0", "1"}  # both processes took part
+    silent = Results.read(tmp_path / "silent.json")
+    assert silent.videos == {k: v for k, v in once[0].videos.items() if "silent" in k}
 
 
 def test_an_interrupted_test_goes_on_where_it_stopped(
@@ -159,7 +196,12 @@ def test_the_papers_protocol_takes_the_authors_frames_and_conventions(
     once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
     found = evaluate(
-        tiny(), synthav(conditions=("silent",)), checkpoint="tiny", work=tmp_path, protocol="paper", trainer=CPU
+        tiny(),
+        synthav(conditions=("silent",)),
+        checkpoint="tiny",
+        work=tmp_path,
+        protocol="paper",
+        trainer=CPU,
     )
     assert found is not None
     results = found[0]
@@ -243,7 +285,9 @@ def test_synthav_compares_models_twins_and_baselines(
     assert gaps.rows[1][silent].sort == 0.0  # without sound there is nothing to swap
 
 
-def test_a_paper_without_data_or_weights_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_paper_without_data_or_weights_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["reproduce", "stavis", "--table", "2"]) == 2
     assert "--data ROOT is needed" in capsys.readouterr().err
     assert main(["reproduce", "stavis", "--table", "2", "--data", str(tmp_path)]) == 2
@@ -317,7 +361,7 @@ def test_a_papers_table_is_run_over_all_folds_and_printed_beside_the_paper(
 def test_training_stages_run_in_order_and_finished_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avsal.report import reproduce
+    from avsal.report import stages
     from avsal.report.papers import SYSTEMS
 
     ran: list[list[str]] = []
@@ -329,16 +373,25 @@ def test_training_stages_run_in_order_and_finished_ones_are_kept(
         (folder / "version_0" / "best-epoch=001.ckpt").touch()
         return argparse.Namespace(returncode=0)
 
-    monkeypatch.setattr(reproduce.subprocess, "run", fake)
+    monkeypatch.setattr(stages.subprocess, "run", fake)
     args = argparse.Namespace(
-        out=tmp_path, data=Path("six"), dhf1k=Path("dhf1k"), accelerator="auto", devices="4", strategy="ddp", num_nodes=1
+        out=tmp_path,
+        data=Path("six"),
+        dhf1k=Path("dhf1k"),
+        accelerator="auto",
+        devices="4",
+        strategy="ddp",
+        num_nodes=1,
     )
     for fold in (1, 2):
-        reproduce.training(SYSTEMS["casp-audiovisual"], fold, args).run()
+        stages.training(SYSTEMS["casp-audiovisual"], fold, args).run()
     assert [words[2].rsplit("/", 1)[-1] for words in ran] == ["casp-visual.yaml", "casp.yaml", "casp.yaml"]
-    assert f"--model.init_args.init_from={tmp_path}/training/casp-visual-dhf1k/version_0/best-epoch=001.ckpt" in ran[1]
+    assert (
+        f"--model.init_args.init_from={tmp_path}/training/casp-visual-dhf1k/version_0/best-epoch=001.ckpt"
+        in ran[1]
+    )
     assert "--data.init_args.root=dhf1k" in ran[0]
     assert "--data.init_args.root=six" in ran[1]
     assert "--trainer.devices=4" in ran[1]
-    reproduce.training(SYSTEMS["casp-audiovisual"], 2, args).run()
+    stages.training(SYSTEMS["casp-audiovisual"], 2, args).run()
     assert len(ran) == 3

@@ -9,7 +9,14 @@ from pathlib import Path
 from avsal.errors import ConfigError
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
-_SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html", ".htm": "html", ".txt": "terminal"}
+_SUFFIXES = {
+    ".md": "markdown",
+    ".csv": "csv",
+    ".tex": "latex",
+    ".html": "html",
+    ".htm": "html",
+    ".txt": "terminal",
+}
 
 
 def add_leaderboard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +27,19 @@ def add_leaderboard_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else terminal")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
-    parser.add_argument("--data", action="append", default=[], metavar="SET", help="only this data set; repeatable")
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="only this metric (cc, nss, …); repeatable"
+        "--data", action="append", default=[], metavar="SET", help="only this data set; repeatable"
     )
-    parser.add_argument("--measured-only", action="store_true", help="no rows of models that were not measured")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this metric (cc, nss, …); repeatable",
+    )
+    parser.add_argument(
+        "--measured-only", action="store_true", help="no rows of models that were not measured"
+    )
     parser.add_argument(
         "--everything", action="store_true", help="also copied rows and the papers' ablation tables"
     )
@@ -47,10 +62,14 @@ def leaderboard(args: argparse.Namespace) -> int:
     from avsal.report.published import METRICS
     from avsal.report.tables import leaderboard as tables_of
 
-    keys = {label.casefold(): key for label, (key, _) in METRICS.items()} | {key: key for key, _ in METRICS.values()}
+    keys = {label.casefold(): key for label, (key, _) in METRICS.items()} | {
+        key: key for key, _ in METRICS.values()
+    }
     unknown = [m for m in args.metric if m.casefold() not in keys]
     if unknown:
-        raise ConfigError(f"--metric {unknown[0]} is not known; allowed: {', '.join(k for k, _ in METRICS.values())}.")
+        raise ConfigError(
+            f"--metric {unknown[0]} is not known; allowed: {', '.join(k for k, _ in METRICS.values())}."
+        )
     if args.draws < 1:
         raise ConfigError(f"--draws {args.draws} must be at least 1.")
     paths = args.results or [path for path in [Path("results")] if path.is_dir()]
@@ -124,12 +143,18 @@ def add_reproduce_arguments(parser: argparse.ArgumentParser) -> None:
         help="a paper, or synthav: the shipped checkpoints and the baselines on generated clips (needs nothing)",
     )  # fmt: skip
     parser.add_argument("--table", help="number of the paper's table (default: all main tables)")
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="folder of the data: the six sets, or Ego4D and Aria")
-    parser.add_argument("--dhf1k", type=Path, metavar="ROOT", help="folder of DHF1K, for training stages that need it")
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT", help="folder of the data: the six sets, or Ego4D and Aria"
+    )
+    parser.add_argument(
+        "--dhf1k", type=Path, metavar="ROOT", help="folder of DHF1K, for training stages that need it"
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="of the printed table")
     parser.add_argument("--dry-run", action="store_true", help="list what would be done")
-    parser.add_argument("--train", action="store_true", help="train where there are no weights (days on GPUs)")
+    parser.add_argument(
+        "--train", action="store_true", help="train where there are no weights (days on GPUs)"
+    )
     parser.add_argument(
         "--protocol", choices=("paper", "common"), default="paper",
         help="paper: the frames, metric code and post-processing of the paper's authors; common: every frame, and "
@@ -141,9 +166,13 @@ def add_reproduce_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-nodes", type=int, default=1, help="machines that share the work. Default: 1")
     parser.add_argument("--strategy", default="auto", help="Lightning's strategy, such as ddp. Default: auto")
     parser.add_argument("--batch-size", type=int, default=8, help="windows at once. Default: 8")
-    parser.add_argument("--num-workers", type=int, help="processes that read videos. Default: all cores but one, at most 8")
+    parser.add_argument(
+        "--num-workers", type=int, help="processes that read videos. Default: all cores but one, at most 8"
+    )
     parser.add_argument("--stride", type=int, help="score every n-th frame (default: 1; synthav: 5)")
-    parser.add_argument("--clips", type=int, default=240, help="synthav: clips that are generated. Default: 240")
+    parser.add_argument(
+        "--clips", type=int, default=240, help="synthav: clips that are generated. Default: 240"
+    )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the figures into this folder")
 
 
@@ -156,7 +185,11 @@ def reproduce(args: argparse.Namespace) -> int:
     Raises:
         AvsalError: the data, the weights or an option is missing.
     """
-    for option, value in (("--batch-size", args.batch_size), ("--stride", args.stride), ("--num-nodes", args.num_nodes)):
+    for option, value in (
+        ("--batch-size", args.batch_size),
+        ("--stride", args.stride),
+        ("--num-nodes", args.num_nodes),
+    ):
         if value is not None and value < 1:
             raise ConfigError(f"{option} {value} must be at least 1.")
     if args.what == "synthav":

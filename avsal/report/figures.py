@@ -1,4 +1,4 @@
-"""A figure for each table: accuracy against cost, a score over the time of one video, and video by video comparisons."""
+"""A figure for each table: accuracy against cost, a score over the time of one video, and comparisons by video."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from typing import Any
 import numpy as np
 
 from avsal.errors import DataError
-from avsal.evaluation import frames_path
-from avsal.report.measured import Board, Entry, Record, shown
+from avsal.report.measured import Board, Entry, shown
 from avsal.report.published import LABELS
+from avsal.report.records import Record
 from avsal.report.statistics import paired
+from avsal.scorefiles import frames_path
 
 #: Colours that people with any colour vision tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: Arguments that an audio-visual network shares with its visual-only twin; the others are about sound or training.
 _VISUAL = {
     "size", "frames", "width", "blocks", "dsam_maps", "channels", "encoder", "encoder_options", "embed_dim", "depths",
-    "decoder", "growth", "decoder_width", "image_encoder", "image_stream", "task", "timing", "heads", "pairs", "synergy",
+    "decoder", "growth", "decoder_width", "image_encoder", "image_stream", "task", "timing",
+    "heads", "pairs", "synergy",
 }  # fmt: skip
 _LINES = ("-", "--", ":", "-.")
 _MARKS = {"AV": "o", "V": "s", "none": "^", "": "D"}
 
 
-def draw_all(board: Board, folder: Path, *, metric: str = "nss", video: str | None = None) -> list[tuple[str, Path]]:
+def draw_all(
+    board: Board, folder: Path, *, metric: str = "nss", video: str | None = None
+) -> list[tuple[str, Path]]:
     """Draw what the results allow, and return captions and files.
 
     For each data set: accuracy against cost, and for each audio-visual system with a visual-only twin the comparison
@@ -48,12 +52,16 @@ def draw_all(board: Board, folder: Path, *, metric: str = "nss", video: str | No
         if any(e.cost and e.cost.multiply_adds for e in with_cost):
             path = folder / f"{stem}-{name}-against-cost.png"
             accuracy_against_cost(with_cost, name, data, path)
-            made.append((f"{data}: {LABELS.get(name, name)} against multiply-adds; bars are 95 % intervals.", path))
+            made.append(
+                (f"{data}: {LABELS.get(name, name)} against multiply-adds; bars are 95 % intervals.", path)
+            )
         for first, second in twins(entries):
             pair = f"{stem}-{_safe(first.label)}-{_safe(second.label)}"
             path = folder / f"{pair}-{name}-videos.png"
             scatter(first, second, name, path)
-            made.append((f"{data}: {first.title} audio-visual against visual-only, a point for each video.", path))
+            made.append(
+                (f"{data}: {first.title} audio-visual against visual-only, a point for each video.", path)
+            )
             over = _over_time(first, second, name, video, folder / f"{pair}-time.png")
             made += [over] if over else []
     return made
@@ -85,10 +93,13 @@ def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path
         value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
         error = None if np.isnan(low) else [[max(0.0, value - low)], [max(0.0, high - value)]]
         if cost is None or cost.multiply_adds == 0:  # a map that no network computes
-            axes.axhline(value, color="0.6", linestyle=_LINES[number % len(_LINES)], linewidth=1, label=_name(entry))
+            axes.axhline(
+                value, color="0.6", linestyle=_LINES[number % len(_LINES)], linewidth=1, label=_name(entry)
+            )
             continue
         axes.errorbar(
-            cost.multiply_adds / 1e9, value, yerr=error, fmt=_MARKS.get(entry.modality, "D"), color=COLOURS[number % len(COLOURS)],
+            cost.multiply_adds / 1e9, value, yerr=error, fmt=_MARKS.get(entry.modality, "D"),
+            color=COLOURS[number % len(COLOURS)],
             capsize=3, markersize=7, label=_name(entry), markerfacecolor="none" if entry.sound != "own" else None,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -102,7 +113,9 @@ def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path
 def scatter(first: Entry, second: Entry, metric: str, path: Path) -> Path:
     """Draw one system's score over another's for each video that both have; return the file."""
     plt = _pyplot()
-    a, b = (dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second))
+    a, b = (
+        dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second)
+    )
     names = sorted(set(a) & set(b))
     x, y = (np.array([shown(metric, d[n]) for n in names]) for d in (b, a))
     gap, low, high = (shown(metric, v) for v in paired(first.units[metric], second.units[metric]))
@@ -117,7 +130,8 @@ def scatter(first: Entry, second: Entry, metric: str, path: Path) -> Path:
     axes.set(xlim=span, ylim=span, aspect="equal", xlabel=f"{_unit(metric)}, {_name(second)}")
     better = int((y > x).sum())
     axes.set_title(
-        f"{first.data}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]\n{better} of {len(names)} videos gain", fontsize=10
+        f"{first.data}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]\n{better} of {len(names)} videos gain",
+        fontsize=10,
     )
     axes.set_ylabel(f"{_unit(metric)}, {_name(first)}")
     axes.grid(alpha=0.3)
@@ -125,7 +139,11 @@ def scatter(first: Entry, second: Entry, metric: str, path: Path) -> Path:
 
 
 def over_time(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], metric: str, video: str, path: Path, fps: float | None = None
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    metric: str,
+    video: str,
+    path: Path,
+    fps: float | None = None,
 ) -> Path:
     """Draw a score over the time of one video (STAViS, Figures 4 and 5); return the file.
 
@@ -141,7 +159,13 @@ def over_time(
     for number, (name, (frames, scores)) in enumerate(curves.items()):
         time = frames / fps if fps else frames
         mean = np.nanmean(scores)
-        axes.plot(time, scores, color=COLOURS[number % len(COLOURS)], linewidth=1.4, label=f"{name}: mean {mean:.3f}")
+        axes.plot(
+            time,
+            scores,
+            color=COLOURS[number % len(COLOURS)],
+            linewidth=1.4,
+            label=f"{name}: mean {mean:.3f}",
+        )
     axes.set(xlabel="seconds" if fps else "frame", ylabel=_unit(metric), title=video)
     axes.margins(x=0.01)
     axes.grid(alpha=0.3)
@@ -168,8 +192,12 @@ def frame_scores(record: Record, video: str, metric: str) -> tuple[np.ndarray, n
     return frames[order], scores[order]
 
 
-def _over_time(first: Entry, second: Entry, metric: str, video: str | None, path: Path) -> tuple[str, Path] | None:
-    a, b = (dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second))
+def _over_time(
+    first: Entry, second: Entry, metric: str, video: str | None, path: Path
+) -> tuple[str, Path] | None:
+    a, b = (
+        dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second)
+    )
     both = [n for n in a if n in b and not np.isnan(a[n] - b[n])]
     names = [n for n in both if video is None or video in n]
     if not names:

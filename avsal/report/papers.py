@@ -56,7 +56,9 @@ class System:
     def published(self, data: str) -> list[Cell]:
         """Return what its own paper prints for this system on a data set; a metric printed twice counts once."""
         model, pretraining = self.row
-        found = select(paper=self.paper, data=data, model=model, modality=self.modality, pretraining=pretraining)
+        found = select(
+            paper=self.paper, data=data, model=model, modality=self.modality, pretraining=pretraining
+        )
         table = self.tables.get(data)
         kept = [c for c in found if c.main and not c.copied and (not self.tables or c.table == table)]
         return list({c.metric: c for c in reversed(kept)}.values())[::-1]
@@ -166,7 +168,9 @@ TABLES: tuple[PaperTable, ...] = (
         ("stavis-audiovisual", "stavis-visual"), _SALIENCY,
     ),
     PaperTable("casp", "4", "CASP-Net on DIEM and Coutrot", _FIRST, ("casp-audiovisual", "casp-visual"), _SALIENCY),
-    PaperTable("casp", "5", "CASP-Net on AVAD, ETMD and SumMe", _SECOND, ("casp-audiovisual", "casp-visual"), _SALIENCY),
+    PaperTable(
+        "casp", "5", "CASP-Net on AVAD, ETMD and SumMe", _SECOND, ("casp-audiovisual", "casp-visual"), _SALIENCY
+    ),
     PaperTable(
         "avrsp", "I", "AVRSP on DIEM, ETMD and AVAD", ("DIEM", "ETMD", "AVAD"), ("avrsp-audiovisual", "avrsp-visual"),
         _SALIENCY, ("1",),

@@ -14,7 +14,17 @@ from pathlib import Path
 from avsal.report.tables import Table, Value
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
-_LEFT = {"model", "mod.", "line", "source", "venue", "inputs", "what its page states", "weights and licence", "condition"}
+_LEFT = {
+    "model",
+    "mod.",
+    "line",
+    "source",
+    "venue",
+    "inputs",
+    "what its page states",
+    "weights and licence",
+    "condition",
+}
 _KINDS = {
     "published": "published", "measured": "measured", "difference": "difference", "published only": "published-only",
 }  # fmt: skip
@@ -150,7 +160,13 @@ def _latex(tables: Sequence[Table], notes: Sequence[str], left_out: Sequence[str
         lines.append(" & ".join(table.columns[k].translate(_TEX) for k in columns) + r" \\")
         lines.append(r"\midrule")
         lines += [" & ".join(row[k].text.translate(_TEX) for k in columns) + r" \\" for row in table.rows]
-        lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes), r"\end{table}", ""]
+        lines += [
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {note}" for note in table.notes),
+            r"\end{table}",
+            "",
+        ]
     lines += [f"% {note}" for note in (*notes, *(f"left out: {n}" for n in left_out))]
     return "\n".join(lines) + "\n"
 
@@ -169,7 +185,9 @@ def _html(
         parts.append(f"<section><h2>{escape(table.title)}</h2><div class=scroll><table><thead><tr>")
         for k in columns:
             kind = " class=words" if table.columns[k] in _LEFT else ""
-            parts.append(f'<th{kind} aria-sort=none><button type=button>{escape(table.columns[k])}</button></th>')
+            parts.append(
+                f"<th{kind} aria-sort=none><button type=button>{escape(table.columns[k])}</button></th>"
+            )
         parts.append("</tr></thead>")
         for group in _groups(table):  # the lines of one system stay together when the table is sorted
             parts.append("<tbody>")
@@ -215,7 +233,7 @@ def _groups(table: Table) -> list[list[tuple[str, list[Value]]]]:
 
 
 def _cell(value: Value, column: str) -> str:
-    sort = "" if value.sort is None else f' data-sort={json.dumps(str(value.sort)).replace("&", "&amp;")}'
+    sort = "" if value.sort is None else f" data-sort={json.dumps(str(value.sort)).replace('&', '&amp;')}"
     text = html.escape(value.text)
     if column == "source" and value.text.startswith(("http://", "https://")):
         text = f'<a href="{html.escape(value.text, quote=True)}">{text}</a>'

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from avsal.errors import AvsalError, ConfigError, DataError, WeightsError
 from avsal.report.papers import SYSTEMS, TABLES, PaperTable, System
 from avsal.report.published import SIX
+from avsal.report.stages import training
 
 if TYPE_CHECKING:
     from avsal.data.module import SaliencyDataModule
@@ -87,7 +86,9 @@ def plan(tables: list[PaperTable], sets: list[str] | None = None) -> list[Run]:
     for table in tables:
         for name in table.systems:
             system = SYSTEMS[name]
-            wanted = [d for d in table.sets if (not sets or d in sets) and (not system.tables or d in system.tables)]
+            wanted = [
+                d for d in table.sets if (not sets or d in sets) and (not system.tables or d in system.tables)
+            ]
             if system.tables:  # one set has several tables of gaze
                 wanted = [d for d in wanted if system.tables[d] == table.number]
             for fold in (1, 2, 3) if system.folds else (None,):
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         protocol: Protocol = args.protocol
         data = data_module(one.data, args.data, one.fold, args)
-        path = test(module, data, one.checkpoint, one.data, args, protocol=protocol)
+        path = run_test(module, data, one.checkpoint, one.data, args, protocol=protocol)
         if path is not None:
             files.append(path)
     return _report(chosen, files, problems, args)
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
 # -- one test --------------------------------------------------------------------------------------------------
 
 
-def test(
+def run_test(
     module: SaliencyModule,
     data: SaliencyDataModule,
     checkpoint: str,
@@ -155,7 +156,8 @@ def test(
     Returns:
         The results file; None on every process but the first.
     """
-    from avsal.evaluation import evaluate, forget, weights_hash, write_frames
+    from avsal.evaluation import evaluate, forget, weights_hash
+    from avsal.scorefiles import write_frames
 
     fold = getattr(data, "fold", None)
     parts = [checkpoint, data_name.lower(), f"fold{fold}" if fold and data_name in SIX else None, protocol]
@@ -248,7 +250,9 @@ def _say(words: str) -> None:
 # -- data --------------------------------------------------------------------------------------------------------
 
 
-def data_module(name: str, root: Path | None, fold: int | None, args: argparse.Namespace) -> SaliencyDataModule:
+def data_module(
+    name: str, root: Path | None, fold: int | None, args: argparse.Namespace
+) -> SaliencyDataModule:
     """Return a data set's DataModule.
 
     Args:
@@ -321,111 +325,11 @@ def _weights(one: Run, args: argparse.Namespace, problems: list[str]) -> Salienc
             trained.run()
         best = trained.best()
         assert best is not None
-        return from_pretrained(best)  # type: ignore[no-any-return]
+        return from_pretrained(best)
     except WeightsError as error:
         problems.append(str(error))
         _say(f"{one.checkpoint}: {error}")
         return None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training of a system.
-
-    Attributes:
-        folder: where it logs and keeps its checkpoints.
-        command: words after `avsal`; `{previous}` stands for the checkpoint of the stage before.
-    """
-
-    folder: Path
-    command: tuple[str, ...]
-
-    def best(self) -> Path | None:
-        """Return the best checkpoint of a finished training."""
-        if not (self.folder / "finished").is_file():
-            return None
-        found = sorted(self.folder.rglob("best-*.ckpt"), key=lambda p: p.stat().st_mtime)
-        return found[-1] if found else None
-
-
-@dataclass(frozen=True)
-class Training:
-    """The stages that lead to a checkpoint, in order."""
-
-    stages: tuple[Stage, ...]
-
-    def best(self) -> Path | None:
-        """Return the last stage's checkpoint, if it is finished."""
-        return self.stages[-1].best()
-
-    def as_text(self) -> str:
-        """Return the commands, one on each line."""
-        return "\n".join(
-            "  avsal " + shlex.join(word.format(previous="<best .ckpt of the stage before>") for word in stage.command)
-            for stage in self.stages
-        )
-
-    def run(self) -> None:
-        """Run the stages that are not finished; an interrupted one goes on from its last checkpoint.
-
-        Raises:
-            WeightsError: a stage failed, or left no checkpoint.
-        """
-        previous: Path | None = None
-        for stage in self.stages:
-            if stage.best() is None:
-                resume = ["--ckpt_path=last"] if list(stage.folder.rglob("last.ckpt")) else []
-                words = [word.format(previous=previous) for word in stage.command] + resume
-                _say("avsal " + shlex.join(words))
-                done = subprocess.run([sys.executable, "-m", "avsal.cli", *words], check=False)
-                if done.returncode:
-                    raise WeightsError(f"the training stopped with status {done.returncode}: avsal {shlex.join(words)}")
-                (stage.folder / "finished").touch()
-            previous = stage.best()
-            if previous is None:
-                raise WeightsError(f"{stage.folder}: the training left no best-*.ckpt.")
-
-
-def training(system: System, fold: int | None, args: argparse.Namespace) -> Training:
-    """Return the trainings that make a system's weights.
-
-    Args:
-        system: of a paper.
-        fold: of the last stages; stages on other data than the six sets serve all folds.
-        args: `out`, `data`, `dhf1k`, `accelerator`, `devices`, `num_nodes`, `strategy`.
-    """
-    examples = Path(__file__).resolve().parents[2] / "examples"
-    stages: list[Stage] = []
-    for number, (model, data) in enumerate(system.training):
-        folded = system.folds and "six" in data
-        stem = f"{Path(model).stem}-{Path(data).stem}" + (f"-fold{fold}" if folded else "")
-        last = number == len(system.training) - 1
-        folder = args.out / "training" / (system.checkpoint(fold) if last and folded else stem)
-        root = args.dhf1k if "dhf1k" in data else args.data
-        words = ["fit", "-c", _shown(examples / model), "-c", _shown(examples / data)]
-        words.append(f"--data.init_args.root={root or ('<DHF1K>' if 'dhf1k' in data else '<ROOT>')}")
-        words += [f"--data.init_args.fold={fold}"] if folded else []
-        if last:
-            words += [f"--model.init_args.{k}={_word(v)}" for k, v in system.arguments.items()]
-        words += ["--model.init_args.init_from={previous}"] if number else []
-        words.append(f"--trainer.default_root_dir={folder}")
-        for option in ("accelerator", "devices", "strategy"):
-            value = str(getattr(args, option))
-            words += [f"--trainer.{option}={value}"] if value not in ("auto", "1") else []
-        words += [f"--trainer.num_nodes={args.num_nodes}"] if args.num_nodes != 1 else []
-        stages.append(Stage(folder, tuple(words)))
-    return Training(tuple(stages))
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
@@ -442,7 +346,9 @@ def _print_plan(runs: list[Run], args: argparse.Namespace) -> int:
             shown.add(one.checkpoint)
             if one.checkpoint in known:
                 entry = known[one.checkpoint]
-                print(f"{one.checkpoint}: weights {'in the cache' if is_cached(entry) else 'are fetched'} ({entry.status})")
+                print(
+                    f"{one.checkpoint}: weights {'in the cache' if is_cached(entry) else 'to fetch'} ({entry.status})"
+                )
             else:
                 trained = training(one.system, one.fold, args)
                 done = trained.best()
@@ -457,15 +363,21 @@ def _print_plan(runs: list[Run], args: argparse.Namespace) -> int:
             except AvsalError as error:
                 state = f"missing: {error}"
         print(f"  test on {one.data}{f' fold {one.fold}' if one.fold else ''}: {state}")
-    print(f"{len(runs)} tests of {len(shown)} checkpoints, protocol {args.protocol}; results go to {args.out}")
+    print(
+        f"{len(runs)} tests of {len(shown)} checkpoints, protocol {args.protocol}; results go to {args.out}"
+    )
     return 0
 
 
-def _report(tables: list[PaperTable], files: list[Path], problems: list[str], args: argparse.Namespace) -> int:
+def _report(
+    tables: list[PaperTable], files: list[Path], problems: list[str], args: argparse.Namespace
+) -> int:
     if not first_process():
         return 0
     if not files:
-        raise WeightsError("nothing was tested: there are no weights (see above)." if problems else "nothing was tested.")
+        raise WeightsError(
+            "nothing was tested: there are no weights (see above)." if problems else "nothing was tested."
+        )
     from avsal.report.commands import say
     from avsal.report.measured import board
     from avsal.report.tables import leaderboard, legend
@@ -482,7 +394,15 @@ def _report(tables: list[PaperTable], files: list[Path], problems: list[str], ar
             metrics=list(table.metrics), published=False,
         )  # fmt: skip
         if shown:
-            say(shown, None, args.format, f"{table.title} (table {table.number})", [], figures, notes=legend()[:2])
+            say(
+                shown,
+                None,
+                args.format,
+                f"{table.title} (table {table.number})",
+                [],
+                figures,
+                notes=legend()[:2],
+            )
     for note in [*found.notes, *problems]:
         print(note, file=sys.stderr)
     return 1 if problems or found.notes else 0

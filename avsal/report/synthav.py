@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from avsal.zoo.registry import entries
 
     stride = args.stride or 5
-    shipped = [e for e in entries().values() if not e.is_backbone and any(s.kind == "packaged" for s in e.sources)]
+    shipped = [
+        e for e in entries().values() if not e.is_backbone and any(s.kind == "packaged" for s in e.sources)
+    ]
     if args.dry_run:
         for entry in shipped:
             print(f"{entry.name}: {entry.task}, {entry.model}")
@@ -48,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
               f"every {stride}. frame; results go to {args.out}")  # fmt: skip
         return 0
     if not shipped:
-        print("no checkpoint ships with this version of avsal: the baselines alone are measured", file=sys.stderr)
+        print(
+            "no checkpoint ships with this version of avsal: the baselines alone are measured",
+            file=sys.stderr,
+        )
     files = measure(shipped, args, stride)
     found = board(files)
     tables = synthav_tables(found)
@@ -75,7 +80,7 @@ def measure(shipped: Sequence[Checkpoint], args: argparse.Namespace, stride: int
         args: `clips`, `batch_size`, `num_workers`, `out`, `accelerator`.
         stride: distance of the scored frames.
     """
-    from avsal.report.reproduce import test
+    from avsal.report.reproduce import run_test
     from avsal.zoo import from_pretrained
 
     # Baselines are fitted in one process, and the set is small.
@@ -83,14 +88,16 @@ def measure(shipped: Sequence[Checkpoint], args: argparse.Namespace, stride: int
     files: list[Path | None] = []
     for kind in BASELINES:
         data = _data(args, stride)
-        files.append(test(_baseline(kind, data), data, f"baseline-{kind}", "synthav", args, protocol="common"))
+        files.append(
+            run_test(_baseline(kind, data), data, f"baseline-{kind}", "synthav", args, protocol="common")
+        )
     for entry in shipped:
         module = from_pretrained(entry.name)
         ego = entry.task != "saliency"
         name = "synthav-ego" if ego else "synthav"
         for sound in ("own", "swapped") if module.spec.audio is not None else ("own",):
             data = _data(args, stride, ego=ego)
-            files.append(test(module, data, entry.name, name, args, protocol="common", sound=sound))  # type: ignore[arg-type]
+            files.append(run_test(module, data, entry.name, name, args, protocol="common", sound=sound))
     return [path for path in files if path is not None]
 
 
@@ -98,7 +105,11 @@ def _data(args: argparse.Namespace, stride: int, ego: bool = False) -> Any:
     from avsal.data import SynthAVDataModule
 
     return SynthAVDataModule(
-        clips=args.clips, ego=ego, batch_size=args.batch_size, num_workers=args.num_workers, test_stride=stride
+        clips=args.clips,
+        ego=ego,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        test_stride=stride,
     )
 
 
@@ -139,13 +150,21 @@ def _score(entry: Entry | None, metric: str) -> Value:
 
 def _title(entry: Entry) -> str:
     kind = entry.label.removeprefix("baseline-")
-    return f"baseline: {BASELINES[kind]}" if entry.label.startswith("baseline-") and kind in BASELINES else entry.title
+    return (
+        f"baseline: {BASELINES[kind]}"
+        if entry.label.startswith("baseline-") and kind in BASELINES
+        else entry.title
+    )
 
 
 def _rank(entry: Entry) -> tuple[int, str, str]:
     kinds = list(BASELINES)
     kind = entry.label.removeprefix("baseline-")
-    return (kinds.index(kind) if entry.label.startswith("baseline-") and kind in kinds else 99, entry.label, entry.sound)
+    return (
+        kinds.index(kind) if entry.label.startswith("baseline-") and kind in kinds else 99,
+        entry.label,
+        entry.sound,
+    )
 
 
 def _cost(entry: Entry) -> list[Value]:
@@ -175,9 +194,13 @@ def _conditions(found: Board) -> Table:
         first = next(iter(group.values()))
         scores = [_score(group.get(data), m) for data in CONDITIONS for m in _METRICS]
         rows.append([text(_title(first)), text(first.modality), *scores, *_cost(first)])
-        counts |= {CONDITIONS[data]: entry.scores["cc"].videos for data, entry in group.items() if "cc" in entry.scores}
-    notes = [f"Mean over videos [95 % interval of a bootstrap over videos]; {', '.join(f'{n} {k}' for k, n in counts.items())} "
-             "test clips."]  # fmt: skip
+        counts |= {
+            CONDITIONS[data]: entry.scores["cc"].videos
+            for data, entry in group.items()
+            if "cc" in entry.scores
+        }
+    clips = ", ".join(f"{n} {name}" for name, n in counts.items())
+    notes = [f"Mean over videos [95 % interval of a bootstrap over videos]; {clips} test clips."]
     return Table("SynthAV", [*heads, "parameters", "multiply-adds", "maps/s"], rows, notes)
 
 
@@ -191,17 +214,21 @@ def _differences(found: Board) -> Table:
         entries = found.of(data)
         pairs = [(a, b, f"{b.title} (visual only)") for a, b in twins(entries)]
         own = {e.label: e for e in entries if e.sound == "own"}
-        pairs += [(own[e.label], e, "itself, sound swapped") for e in entries if e.sound != "own" and e.label in own]
+        pairs += [
+            (own[e.label], e, "itself, sound swapped") for e in entries if e.sound != "own" and e.label in own
+        ]
         for first, second, minus in pairs:
             if "nss" not in first.units or "nss" not in second.units:
                 continue
             gap, low, high = paired(first.units["nss"], second.units["nss"])
-            lines.setdefault((first.title, minus), {})[data] = Value(f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]", gap)
+            lines.setdefault((first.title, minus), {})[data] = Value(
+                f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]", gap
+            )
     rows = [
         [text(model), text(minus), *(values.get(data, Value()) for data in CONDITIONS)]
         for (model, minus), values in lines.items()
     ]
-    note = "Differences over the same videos [95 % interval of a paired bootstrap]; above 0, hearing the right sound helps."
+    note = "Differences over the same videos [95 % interval of a paired bootstrap]; above 0, the right sound helps."
     return Table("What the sound gives", heads, rows, [note])
 
 
@@ -214,5 +241,18 @@ def _gaze(found: Board) -> Table:
             task = data.partition(", ")[2]
             scores = [_score(entry, m) for m in _GAZE]
             rows.append([text(entry.title), text(entry.modality), text(task), *scores, *_cost(entry)])
-    heads = ["model", "mod.", "condition", *(f"{LABELS[m]} (%)" for m in _GAZE), "parameters", "multiply-adds", "maps/s"]
-    return Table("SynthAV, head-mounted camera: gaze", heads, rows, ["Scores in per cent, at one threshold for all videos."])
+    heads = [
+        "model",
+        "mod.",
+        "condition",
+        *(f"{LABELS[m]} (%)" for m in _GAZE),
+        "parameters",
+        "multiply-adds",
+        "maps/s",
+    ]
+    return Table(
+        "SynthAV, head-mounted camera: gaze",
+        heads,
+        rows,
+        ["Scores in per cent, at one threshold for all videos."],
+    )

@@ -1,4 +1,4 @@
-"""Leaderboard tables: published, measured and their difference on lines of their own, so that none passes for another."""
+"""Leaderboard tables: published, measured and difference on lines of their own, so that none passes for another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avsal.report.measured import Board, Entry, shown
 from avsal.report.published import LABELS, METRICS, SIX, Cell, cells, cited_models
 from avsal.report.statistics import average, interval
 
-DIGITS = {key: digits for key, digits in METRICS.values()}
+DIGITS = dict(METRICS.values())
 #: Two spellings of one model.
 _SAME = {"TASED": "TASED-Net"}
 
@@ -93,7 +93,13 @@ def leaderboard(
     wanted = [name for name in known if _chosen(name, data)] if data else board.sets or known
     tables = []
     for name in wanted:
-        table = _data_table(name, board.of(name), [c for c in public if c.board == name] if published else [], metrics, everything)
+        table = _data_table(
+            name,
+            board.of(name),
+            [c for c in public if c.board == name] if published else [],
+            metrics,
+            everything,
+        )
         if table.rows:
             tables.append(table)
     mean = _mean_table(board, metrics)
@@ -105,12 +111,16 @@ def leaderboard(
 
 
 def _chosen(name: str, data: Sequence[str]) -> bool:
-    return any(name.casefold() == d.casefold() or name.casefold().startswith(f"{d.casefold()},") for d in data)
+    return any(
+        name.casefold() == d.casefold() or name.casefold().startswith(f"{d.casefold()},") for d in data
+    )
 
 
 def _metric_names(entries: Sequence[Entry], public: Sequence[Cell], wanted: Sequence[str]) -> list[str]:
     present = {m for e in entries for m in e.scores} | {c.metric for c in public}
-    names = [m for m in DIGITS if m in present] + sorted(m for m in present if m not in DIGITS and m != "threshold")
+    names = [m for m in DIGITS if m in present] + sorted(
+        m for m in present if m not in DIGITS and m != "threshold"
+    )
     return [m for m in names if not wanted or m in wanted]
 
 
@@ -118,7 +128,17 @@ def _data_table(
     name: str, entries: Sequence[Entry], public: Sequence[Cell], wanted: Sequence[str], everything: bool
 ) -> Table:
     metrics = _metric_names(entries, public, wanted)
-    heads = ["model", "mod.", "line", *(LABELS.get(m, m) for m in metrics), "videos", "parameters", "multiply-adds", "maps/s", "source"]
+    heads = [
+        "model",
+        "mod.",
+        "line",
+        *(LABELS.get(m, m) for m in metrics),
+        "videos",
+        "parameters",
+        "multiply-adds",
+        "maps/s",
+        "source",
+    ]
     rows: list[list[Value]] = []
     ours: set[tuple[str, str, str]] = set()
     for entry in entries:
@@ -151,7 +171,9 @@ def entry_rows(entry: Entry, printed: dict[str, Cell], metrics: Sequence[str]) -
         number(cost.maps_per_second, 1) if cost and cost.maps_per_second else Value(), text(files),
     ])  # fmt: skip
     intervals = [
-        Value(f"{shown(m, s.low):.{_d(m)}f}…{shown(m, s.high):.{_d(m)}f}", s.low) if s and not math.isnan(s.low) else Value()
+        Value(f"{shown(m, s.low):.{_d(m)}f}…{shown(m, s.high):.{_d(m)}f}", s.low)
+        if s and not math.isnan(s.low)
+        else Value()
         for m, s in zip(metrics, scores, strict=True)
     ]
     rows.append([*head, text("95 % interval"), *intervals, *empty, text("")])
@@ -208,8 +230,12 @@ def _public_rows(public: Sequence[Cell], metrics: Sequence[str]) -> list[list[Va
             continue
         title = f"{model} (DHF1K first)" if pretraining == "DHF1K" else model
         cell = next(iter(group.values()))
-        places = "; ".join(dict.fromkeys(c.place for c in group.values())) + (", copied" if cell.note.startswith("copied") else "")
-        rows.append([text(title), text(modality), text("published only"), *values, *[Value()] * 4, text(places)])
+        places = "; ".join(dict.fromkeys(c.place for c in group.values())) + (
+            ", copied" if cell.note.startswith("copied") else ""
+        )
+        rows.append(
+            [text(title), text(modality), text("published only"), *values, *[Value()] * 4, text(places)]
+        )
     return rows
 
 
@@ -223,13 +249,17 @@ def _table_notes(entries: Sequence[Entry]) -> list[str]:
         first = entries[0].records[0].results
         rules = dict.fromkeys(e.units[next(iter(e.units))].rule for e in entries if e.units)
         how = {"pool": "the videos of all folds are pooled", "folds": "the means of the folds are averaged"}
-        kept = {k: v for k, v in first.protocol.items() if v is not None and k not in ("predictions", "sound")}
+        kept = {
+            k: v for k, v in first.protocol.items() if v is not None and k not in ("predictions", "sound")
+        }
         notes.append(
             f"Protocol: {', '.join(f'{k} {v}' for k, v in kept.items())}; metric conventions "
             f"{first.conventions.get('name')}; {', '.join(how[r] for r in rules)}."
         )
         hardware = dict.fromkeys(
-            f"{r.results.hardware.accelerator or r.results.hardware.processor}" for e in entries for r in e.records
+            f"{r.results.hardware.accelerator or r.results.hardware.processor}"
+            for e in entries
+            for r in e.records
         )
         notes.append(f"Measured on {', '.join(hardware)}.")
     return notes
@@ -250,13 +280,17 @@ def _mean_table(board: Board, wanted: Sequence[str]) -> Table | None:
     for key, sets in list(complete.items()):
         if len({entry.records[0].protocol for entry in sets.values()}) > 1:
             del complete[key]
-            notes.append(f"{key[0]} is not in this mean: its data sets were scored under different protocols.")
+            notes.append(
+                f"{key[0]} is not in this mean: its data sets were scored under different protocols."
+            )
     protocols = Counter(next(iter(sets.values())).records[0].protocol for sets in complete.values())
     chosen = protocols.most_common(1)[0][0] if protocols else None
     for key, sets in list(complete.items()):
         if next(iter(sets.values())).records[0].protocol != chosen:
             del complete[key]
-            notes.append(f"{key[0]} is not in this mean: it was scored under another protocol than the others.")
+            notes.append(
+                f"{key[0]} is not in this mean: it was scored under another protocol than the others."
+            )
     if not complete:
         return None
     entries = [e for sets in complete.values() for e in sets.values()]
@@ -279,20 +313,34 @@ def _mean_table(board: Board, wanted: Sequence[str]) -> Table | None:
             means.append(number(sum(p.value for p in there) / len(there), _d(metric)))
             spans.append(Value(f"{low:.{_d(metric)}f}…{high:.{_d(metric)}f}", low))
             found = [
-                c.value for name, e in sets.items() if e.system for c in e.system.published(name) if c.metric == metric
+                c.value
+                for name, e in sets.items()
+                if e.system
+                for c in e.system.published(name)
+                if c.metric == metric
             ]
             printed.append(number(sum(found) / len(found), _d(metric)) if len(found) == len(SIX) else Value())
         if any(v.text for v in printed):
             rows.append([*head, text("published"), *printed])
         rows += [[*head, text("measured"), *means], [*head, text("95 % interval"), *spans]]
     notes.append("Every data set counts once; the published line is our mean of the printed numbers.")
-    return Table("Mean of the six sets", ["model", "mod.", "line", *(LABELS.get(m, m) for m in metrics)], rows, notes)
+    return Table(
+        "Mean of the six sets", ["model", "mod.", "line", *(LABELS.get(m, m) for m in metrics)], rows, notes
+    )
 
 
 def newer_models() -> Table:
     """Return the models that came after the five papers, with what their pages state."""
     rows = [
-        [text(m.model), number(m.year, 0), text(m.venue), text(m.inputs), text(m.stated), text(m.weights), text(m.source)]
+        [
+            text(m.model),
+            number(m.year, 0),
+            text(m.venue),
+            text(m.inputs),
+            text(m.stated),
+            text(m.weights),
+            text(m.source),
+        ]
         for m in cited_models()
     ]
     return Table(
@@ -306,9 +354,9 @@ def newer_models() -> Table:
 def legend() -> list[str]:
     """Return what the lines of the tables mean."""
     return [
-        "published: printed by the model's own paper. measured: by avsal, from results files. The two are never averaged "
-        "or ranked together.",
-        "95 % interval: bootstrap over videos. difference: measured minus published; * where the published number lies "
-        "outside the interval.",
+        "published: printed by the model's own paper. measured: by avsal, from results files. The two are never "
+        "averaged or ranked together.",
+        "95 % interval: bootstrap over videos. difference: measured minus published; * where the published "
+        "number lies outside the interval.",
         "published only: printed numbers of models that were not measured here. ? marks a doubtful cell.",
     ]

@@ -42,7 +42,11 @@ def results(
             videos[f"{folder}/v{start + k:03d}"] = {
                 **values, "frames": frames, "frames_failed": 0, **{f"frames_{m}": frames for m in METRICS},
             }  # fmt: skip
-    means = {m: float(np.nanmean([row[m] for row in videos.values()])) for m in METRICS if m in next(iter(videos.values()))}
+    means = {
+        m: float(np.nanmean([row[m] for row in videos.values()]))
+        for m in METRICS
+        if m in next(iter(videos.values()))
+    }
     return Results(
         kind="test",
         created=created,
@@ -50,8 +54,19 @@ def results(
         model=model,
         arguments=arguments or {},
         checkpoint=Checkpoint(name=f"{name}-fold{fold}" if fold else name, sha256=f"{fold or 0:064x}"),
-        data=Data(name=data.lower(), split="test", fold=fold, fingerprint=f"{fingerprint}-{fold}" if fingerprint else None),
-        protocol={"average": "video", "coverage": "full", "stride": 1, "negatives": "video", **(protocol or {})},
+        data=Data(
+            name=data.lower(),
+            split="test",
+            fold=fold,
+            fingerprint=f"{fingerprint}-{fold}" if fingerprint else None,
+        ),
+        protocol={
+            "average": "video",
+            "coverage": "full",
+            "stride": 1,
+            "negatives": "video",
+            **(protocol or {}),
+        },
         conventions=Conventions().describe(),
         metrics=means,
         frames={"frames": frames * len(videos), "frames_failed": 0, "videos": len(videos)},

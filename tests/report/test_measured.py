@@ -39,7 +39,10 @@ def test_diem_is_the_mean_of_its_fold_means(tmp_path: Path) -> None:
 
 
 def test_average_over_frames_weighs_videos_by_their_frames(tmp_path: Path) -> None:
-    videos = {f"DHF1K/{k}": {"cc": v, "frames": n, "frames_cc": n} for k, (v, n) in enumerate([(0.2, 300), (0.6, 100)])}
+    videos = {
+        f"DHF1K/{k}": {"cc": v, "frames": n, "frames_cc": n}
+        for k, (v, n) in enumerate([(0.2, 300), (0.6, 100)])
+    }
     run = results("DHF1K", None, videos=videos, protocol={"average": "frame"})
     assert board(write(tmp_path, run)).of("DHF1K")[0].scores["cc"].value == pytest.approx(0.3)
 
@@ -55,10 +58,17 @@ def test_a_file_about_several_sets_gives_each_its_own_number(tmp_path: Path) -> 
 
 def test_gaze_scores_come_from_means_over_frames(tmp_path: Path) -> None:
     rows = [(0.6, 0.3, 200), (0.4, 0.5, 100)]
-    videos = {f"Ego4D/{k}": {"f1": 0.4, "recall": r, "precision": p, "frames": n} for k, (r, p, n) in enumerate(rows)}
+    videos = {
+        f"Ego4D/{k}": {"f1": 0.4, "recall": r, "precision": p, "frames": n}
+        for k, (r, p, n) in enumerate(rows)
+    }
     recall, precision = (np.average([row[k] for row in rows], weights=[200, 100]) for k in (0, 1))
     run = results("Ego4D", None, name="csts-ego4d", model="CSTS", videos=videos)
-    run.metrics = {"f1": 2 * recall * precision / (recall + precision), "recall": recall, "precision": precision}
+    run.metrics = {
+        "f1": 2 * recall * precision / (recall + precision),
+        "recall": recall,
+        "precision": precision,
+    }
     entry = board(write(tmp_path, run)).of("Ego4D, anticipation")[0]
     assert entry.scores["recall"].value == pytest.approx(recall)
     assert entry.scores["f1"].low < entry.scores["f1"].value < entry.scores["f1"].high
@@ -93,7 +103,9 @@ def test_another_version_of_the_data_is_named_and_left_out(tmp_path: Path) -> No
     assert all("fingerprints differ" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("change", "reason"), [("fewer", "1 videos missing"), ("frames", "numbers of scored frames")])
+@pytest.mark.parametrize(
+    ("change", "reason"), [("fewer", "1 videos missing"), ("frames", "numbers of scored frames")]
+)
 def test_other_videos_or_frames_are_other_data(tmp_path: Path, change: str, reason: str) -> None:
     other = folds("DIEM", name="mspi", model="MSPI", frames=90 if change == "frames" else 100)
     if change == "fewer":
@@ -136,7 +148,10 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_swapped_sound_is_a_system_of_its_own(tmp_path: Path) -> None:
     found = board(write(tmp_path, *folds("DIEM"), *folds("DIEM", protocol={"sound": "swapped"}, level=0.4)))
-    assert [(e.sound, e.title) for e in found.entries] == [("own", "STAViS"), ("swapped", "STAViS, sound swapped")]
+    assert [(e.sound, e.title) for e in found.entries] == [
+        ("own", "STAViS"),
+        ("swapped", "STAViS, sound swapped"),
+    ]
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
@@ -146,9 +161,17 @@ def test_every_registry_checkpoint_of_a_paper_belongs_to_one_of_its_systems() ->
     from avsal.zoo.registry import entries
 
     named = {system_of(name, None, {}) for name, e in entries().items() if e.published and e.model != "isp"}
-    assert {s.name for s in named if s} >= {"stavis-audiovisual", "stavis-visual", "mspi", "csts-ego4d", "csts-aria"}
+    assert {s.name for s in named if s} >= {
+        "stavis-audiovisual",
+        "stavis-visual",
+        "mspi",
+        "csts-ego4d",
+        "csts-aria",
+    }
     assert None not in {
-        system_of(name, None, {}) for name, e in entries().items() if e.model in ("stavis", "mspi", "csts") and e.published
+        system_of(name, None, {})
+        for name, e in entries().items()
+        if e.model in ("stavis", "mspi", "csts") and e.published
     }
 
 
@@ -167,7 +190,11 @@ def test_published_rows_agree_with_the_registry() -> None:
             ours = {c.metric: c.value for c in system.published(scores.data)}
             for label, value in scores.metrics.items():
                 key = LABELS[label][0]
-                assert ours[key] == pytest.approx(value / (100 if key in PERCENT else 1)), (name, scores.data, label)
+                assert ours[key] == pytest.approx(value / (100 if key in PERCENT else 1)), (
+                    name,
+                    scores.data,
+                    label,
+                )
                 compared += 1
     assert compared > 100
 
@@ -186,14 +213,20 @@ def test_an_own_training_of_the_papers_network_is_told_from_the_authors_weights(
 def test_tables_name_known_systems_and_sets_with_published_rows() -> None:
     for table in TABLES:
         for name in table.systems:
-            assert any(SYSTEMS[name].published(data) for data in table.sets), (table.paper, table.number, name)
+            assert any(SYSTEMS[name].published(data) for data in table.sets), (
+                table.paper,
+                table.number,
+                name,
+            )
 
 
 def test_published_numbers_are_all_there() -> None:
     found = [c for c in cells() if c.paper in ("STAViS", "CASP-Net", "AVRSP", "CSTS", "MSPI")]
     assert len(found) == 1510
     assert all(c.source.startswith("https://") for c in cells())
-    stavis = [c for c in found if (c.paper, c.model, c.modality, c.metric) == ("STAViS", "STAViS", "AV", "cc")]
+    stavis = [
+        c for c in found if (c.paper, c.model, c.modality, c.metric) == ("STAViS", "STAViS", "AV", "cc")
+    ]
     # The note of the paper's table 1 says so.
     assert np.mean([c.value for c in stavis if c.data in SIX]) == pytest.approx(0.5644, abs=5e-5)
 

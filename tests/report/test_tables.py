@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from avsal.cli import main
-from avsal.evaluation import write_frames
 from avsal.report.measured import Board, board
 from avsal.report.render import render
 from avsal.report.tables import leaderboard
+from avsal.scorefiles import write_frames
 from tests.report.fake import METRICS, VIDEOS, results, write
 
 
@@ -30,7 +30,9 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for data in VIDEOS:
         for fold in (1, 2, 3):
             av = results(data, fold, level=0.58)
-            v = results(data, fold, name="stavis-visual", level=0.56, arguments={"audiovisual": False}, seed=1)
+            v = results(
+                data, fold, name="stavis-visual", level=0.56, arguments={"audiovisual": False}, seed=1
+            )
             write(folder / data, av, v)
     return folder
 
@@ -101,7 +103,11 @@ def test_formats_hold_the_same_numbers(six: Path) -> None:
     for form in ("terminal", "markdown", "latex", "html"):
         assert f"{value:.3f}" in render(tables, form), form
     rows = list(csv.DictReader(io.StringIO(render(tables, "csv"))))
-    mine = [r for r in rows if (r["model"], r["modality"], r["line"], r["column"]) == ("STAViS", "AV", "measured", "NSS")]
+    mine = [
+        r
+        for r in rows
+        if (r["model"], r["modality"], r["line"], r["column"]) == ("STAViS", "AV", "measured", "NSS")
+    ]
     assert [float(r["value"]) for r in mine] == [value]
 
 
@@ -147,7 +153,9 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(six: Path, tmp
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="the page's script is run by node")
 def test_columns_sort_by_value_with_empty_cells_and_published_rows_last(six: Path, tmp_path: Path) -> None:
-    script = re.search(r"<script>(.*)</script>", render(leaderboard(board([six]), data=["DIEM"]), "html"), re.S)
+    script = re.search(
+        r"<script>(.*)</script>", render(leaderboard(board([six]), data=["DIEM"]), "html"), re.S
+    )
     assert script is not None
     program = (
         """
@@ -206,7 +214,10 @@ def test_the_command_writes_a_file_and_says_what_it_left_out(
 ) -> None:
     write(tmp_path, results("DIEM", 1, name="odd", protocol={"stride": 3}))
     out = tmp_path / "board.md"
-    assert main(["leaderboard", str(six), str(tmp_path), "--data", "diem", "--metric", "CC", "--out", str(out)]) == 1
+    assert (
+        main(["leaderboard", str(six), str(tmp_path), "--data", "diem", "--metric", "CC", "--out", str(out)])
+        == 1
+    )
     assert "stride is 3, not 1" in capsys.readouterr().err
     text = out.read_text()
     assert "stride is 3, not 1" in text
@@ -228,7 +239,11 @@ def test_without_results_the_published_tables_are_printed(
     ("words", "message"), [(["--metric", "F9"], "F9 is not known"), (["--data", "DIAM"], "no table for DIAM")]
 )
 def test_wrong_options_are_explained(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["leaderboard", *words]) == 2

@@ -1,0 +1,163 @@
+"""Results files as records: one for each data set that a file is about."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avsal.errors import AvsalError, DataError
+from avsal.report.papers import System, system_of
+from avsal.report.published import SETS, ZERO_SHOT
+from avsal.results import Results, fingerprint
+
+#: Entries of a results file's protocol that say how it was made, not what was measured.
+NOT_PROTOCOL = {"predictions", "format", "sound", "protocol"}
+_TRAINED = re.compile(r"(best|last)\b.*\.ckpt")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The part of one results file that is about one data set.
+
+    Attributes:
+        path: the file.
+        results: all of it.
+        data: the data set, as tables call it.
+        videos: each video's scores.
+        system: of a paper, None for others.
+        sound: "own", or "swapped" where every clip heard another's sound.
+    """
+
+    path: Path
+    results: Results
+    data: str
+    videos: Mapping[str, Mapping[str, float]]
+    system: System | None
+    sound: str
+
+    @property
+    def gaze(self) -> bool:
+        """Whether the scores are those of gaze, whose F1 is not a mean over videos."""
+        return "f1" in self.results.metrics
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What is the same for all folds of a system: its name and how it was heard."""
+        return self.label, self.sound
+
+    @property
+    def label(self) -> str:
+        """How tables call it: the paper's name for it, else model and weights."""
+        r = self.results
+        weights = re.sub(r"-fold\d+$", "", r.checkpoint.name) if r.checkpoint else None
+        if weights and _TRAINED.fullmatch(weights):  # the file name of every training
+            weights = "own training"
+        if self.system is not None and weights in (None, self.system.name):
+            return self.system.name
+        name = self.system.name if self.system else r.model
+        return f"{name}, {weights}" if weights == "own training" else weights or name or self.path.stem
+
+    @property
+    def modality(self) -> str:
+        """ "AV", "V", "none" for baselines, "" where it is not known."""
+        if self.system is not None:
+            return self.system.modality
+        return modality(self.results.model, self.results.arguments)
+
+    @property
+    def protocol(self) -> str:
+        """Everything that two results must share to stand in one table, as text."""
+        r = self.results
+        fields = {k: v for k, v in r.protocol.items() if k not in NOT_PROTOCOL}
+        return json.dumps([fields, dict(r.conventions)], sort_keys=True, default=str)
+
+    @property
+    def fold(self) -> int:
+        """Number of the fold; 1 where there are none."""
+        return self.results.data.fold or 1
+
+    @property
+    def contents(self) -> str:
+        """A hash of which videos, with how many frames, were scored."""
+        return fingerprint({name: row.get("frames") for name, row in self.videos.items()})
+
+    @property
+    def where(self) -> str:
+        """How messages call it."""
+        return (
+            f"{self.path.name} ({self.label}{', sound swapped' if self.sound != 'own' else ''}, {self.data})"
+        )
+
+
+def modality(model: str | None, arguments: Mapping[str, Any]) -> str:
+    """Return "AV", "V" or "none" of a model as results files describe it; "" if it is not known."""
+    if model is None:
+        return ""
+    if model == "Baseline":
+        return "none"
+    hears = arguments.get("audiovisual", arguments.get("audio", True))
+    silent = model == "ISP" or not hears or arguments.get("fusion") == "vision-only"
+    return "V" if silent else "AV"
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the results files among files and folders (their `*.json`, at any depth).
+
+    Raises:
+        DataError: a path is not there.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: there are no results; `avsal test` and `avsal evaluate` write them.")
+    return list(dict.fromkeys(found))
+
+
+def read(paths: Iterable[Path], notes: list[str]) -> list[Record]:
+    """Read results files; what cannot be read is noted. A file about several sets gives a record for each."""
+    records: list[Record] = []
+    for path in find_files(paths):
+        try:
+            results = Results.read(path)
+        except AvsalError as error:
+            notes.append(f"left out: {error}")
+            continue
+        name = results.checkpoint.name if results.checkpoint else None
+        system = system_of(name, results.model, results.arguments)
+        sound = str(results.protocol.get("sound") or "own")
+        parts: dict[str, dict[str, Mapping[str, float]]] = {}
+        for video, row in results.videos.items():
+            prefix = video.split("/", 1)[0] if "/" in video else results.data.name
+            parts.setdefault(SETS.get(prefix, prefix), {})[video] = row
+        if not parts:
+            notes.append(f"left out: {path.name} has no scores of single videos.")
+        if "f1" in results.metrics:  # names of gaze clips need not begin with their set
+            own = results.data.name
+            whole = {v: row for part in parts.values() for v, row in part.items()}
+            parts = {SETS.get(own, own): whole} if len(parts) != 1 else parts
+        if "f1" in results.metrics:
+            parts = {gaze_task(d, name, results.arguments): part for d, part in parts.items()}
+        for data, videos in parts.items():
+            records.append(Record(path, results, data, videos, system, sound))
+    return records
+
+
+def gaze_task(data: str, weights: str | None, arguments: Mapping[str, Any]) -> str:
+    """Return a gaze set's name with the task, since one set has several tables.
+
+    Args:
+        data: the data set.
+        weights: name of the weights.
+        arguments: the model's constructor arguments.
+    """
+    if data == "Aria" and weights is not None and weights.startswith("csts-ego4d"):
+        return ZERO_SHOT
+    return f"{data}, {arguments.get('task', 'anticipation')}"

@@ -5,13 +5,16 @@ Nothing is mixed silently: what does not belong together is left out, and `Board
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from avsal.errors import AvsalError
 from avsal.report.papers import System
 from avsal.report.published import PERCENT, SIX
 from avsal.report.records import Record, read
@@ -141,7 +144,7 @@ def _entry(data: str, records: Sequence[Record], draws: int, seed: int) -> Entry
         title = first.label
     if first.sound != "own":
         title += ", sound swapped"
-    cost = next((r.results.cost for r in records if r.results.cost is not None), None)
+    cost = next((r.results.cost for r in records if r.results.cost is not None), None) or _counted(first)
     return Entry(
         first.label,
         title,
@@ -154,6 +157,27 @@ def _entry(data: str, records: Sequence[Record], draws: int, seed: int) -> Entry
         cost,
         list(records),
     )
+
+
+def _counted(record: Record) -> Cost | None:
+    """Return the size of a network that a results file names without its cost; None where that is not known."""
+    model, arguments = record.results.model, json.dumps(record.results.arguments, sort_keys=True)
+    return _count(model, arguments) if model is not None else None
+
+
+@cache
+def _count(model: str, arguments: str) -> Cost | None:
+    from avsal.models import create_model, list_models, model_class
+    from avsal.zoo.describe import network_cost
+
+    names = {model_class(name).__name__.removesuffix("Module"): name for name in list_models()}
+    if model not in names:
+        return None
+    try:
+        cost = network_cost(create_model(names[model], **json.loads(arguments)).network)
+    except (AvsalError, TypeError):  # arguments of another version, or a baseline made of ground truth
+        return None
+    return Cost(parameters=cost.params, multiply_adds=cost.macs)
 
 
 def gather(records: Sequence[Record], metric: str) -> Units:

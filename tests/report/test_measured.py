@@ -154,6 +154,20 @@ def test_swapped_sound_is_a_system_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_without_cost_gets_the_size_of_its_architecture(tmp_path: Path) -> None:
+    import avsal
+
+    arguments = {"size": [32, 32], "width": 4, "blocks": [1, 1, 1], "frames": 8, "via": None}
+    run = results("DHF1K", None, name="small", arguments=arguments)
+    run.cost = None
+    cost = board(write(tmp_path, run)).entries[0].cost
+    assert cost is not None
+    network = avsal.create_model("stavis", **arguments).network
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.multiply_adds > 0
+    assert cost.maps_per_second is None
+
+
 # -- names ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
+def _board(folder: Path) -> Board:
+    return board([folder])
+
+
 def lines(table: object, model: str, modality: str) -> dict[str, dict[str, str]]:
     place = {name: k for k, name in enumerate(table.columns)}  # type: ignore[attr-defined]
     rows = [r for r in table.rows if (r[0].text, r[1].text) == (model, modality)]  # type: ignore[attr-defined]
@@ -44,7 +50,7 @@ def lines(table: object, model: str, modality: str) -> dict[str, dict[str, str]]
 
 
 def test_published_measured_and_difference_stand_on_lines_of_their_own(six: Path) -> None:
-    found = board([six])
+    found = _board(six)
     table = next(t for t in leaderboard(found) if t.title == "DIEM")
     shown = lines(table, "STAViS", "AV")
     assert list(shown) == ["published", "measured", "95 % interval", "difference"]
@@ -60,7 +66,7 @@ def test_published_measured_and_difference_stand_on_lines_of_their_own(six: Path
 
 
 def test_models_that_were_not_measured_are_marked(six: Path) -> None:
-    tables = leaderboard(board([six]))
+    tables = leaderboard(_board(six))
     table = next(t for t in tables if t.title == "DIEM")
     kinds = {row[2].text for row in table.rows if row[0].text.startswith(("CASP", "AVRSP", "MSPI"))}
     assert kinds == {"published only"}
@@ -79,7 +85,7 @@ def test_a_copied_row_is_shown_only_where_its_own_paper_has_none() -> None:
 
 
 def test_the_mean_over_six_sets_counts_each_once(six: Path) -> None:
-    found = board([six])
+    found = _board(six)
     table = next(t for t in leaderboard(found) if t.title == "Mean of the six sets")
     shown = lines(table, "STAViS", "AV")
     mean = np.mean([e.scores["cc"].value for e in found.entries if e.label == "stavis-audiovisual"])
@@ -97,7 +103,7 @@ def test_the_mean_needs_all_six_sets_under_one_protocol(six: Path, tmp_path: Pat
 
 
 def test_formats_hold_the_same_numbers(six: Path) -> None:
-    found = board([six])
+    found = _board(six)
     tables = leaderboard(found, data=["DIEM"])
     value = found.of("DIEM")[0].scores["nss"].value
     for form in ("terminal", "markdown", "latex", "html"):
@@ -112,7 +118,7 @@ def test_formats_hold_the_same_numbers(six: Path) -> None:
 
 
 def test_markdown_tables_are_rectangular_and_latex_is_escaped(six: Path) -> None:
-    tables = leaderboard(board([six]), data=["DIEM"])
+    tables = leaderboard(_board(six), data=["DIEM"])
     rows = [line for line in render(tables, "markdown").splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     latex = render(tables, "latex")
@@ -140,7 +146,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(six: Path, tmp
     picture = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(picture)
     text = render(
-        leaderboard(board([six])), "html", left_out=["x.json <b>", "y"], figures=[("caption & more", picture)]
+        leaderboard(_board(six)), "html", left_out=["x.json <b>", "y"], figures=[("caption & more", picture)]
     )
     page = _Page()
     page.feed(text)
@@ -154,7 +160,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(six: Path, tmp
 @pytest.mark.skipif(shutil.which("node") is None, reason="the page's script is run by node")
 def test_columns_sort_by_value_with_empty_cells_and_published_rows_last(six: Path, tmp_path: Path) -> None:
     script = re.search(
-        r"<script>(.*)</script>", render(leaderboard(board([six]), data=["DIEM"]), "html"), re.S
+        r"<script>(.*)</script>", render(leaderboard(_board(six), data=["DIEM"]), "html"), re.S
     )
     assert script is not None
     program = (

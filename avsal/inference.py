@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -239,7 +239,7 @@ class VideoPrediction(Iterator[FrameMap]):
         """Stop reading; further iteration ends."""
         self._results.close()
 
-    def _run(self) -> Iterator[FrameMap]:
+    def _run(self) -> Generator[FrameMap]:
         training = self.module.training
         self.module.eval()
         pending: list[_Window] = []

@@ -288,9 +288,7 @@ class AvsalCLI(LightningCLI):
     def _open_data(self) -> None:
         """Find faults of the data set before any folder of the run is made."""
         self.datamodule.prepare_data()
-        self.datamodule.setup(
-            {"fit": "fit", "validate": "validate", "test": "test"}.get(self.subcommand, "predict")
-        )
+        self.datamodule.setup(self.subcommand)
 
     before_fit = before_validate = before_test = before_predict = _open_data
 

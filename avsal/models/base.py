@@ -251,7 +251,7 @@ class SaliencyModule(L.LightningModule):
         """Start the validation metrics afresh."""
         self._metric("val").reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:
+    def validation_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:  # type: ignore[override]
         """Add one batch to the validation loss and metrics."""
         output = self(batch)
         terms = self.loss_terms(output, batch)
@@ -267,7 +267,7 @@ class SaliencyModule(L.LightningModule):
         """Start the test metrics afresh."""
         self._metric("test").reset()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:
+    def test_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:  # type: ignore[override]
         """Add one batch to the test metrics."""
         output = self(batch)
         self._update("test", output, batch)

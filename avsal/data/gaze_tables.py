@@ -290,7 +290,9 @@ def _open_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
         table = read_table(path)
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: the gaze table cannot be read ({error}).") from error
-    columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
+    columns = [
+        ["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns
+    ]
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 

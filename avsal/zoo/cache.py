@@ -69,13 +69,18 @@ def locked(cache: Path, name: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder = cache / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / (re.sub(r"[^\w.-]+", "--", name) + ".lock"))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=1)
     except Timeout:
         logger.warning("Another process is fetching %s; waiting for it.", name)
         lock.acquire()
+    except OSError as error:
+        # A cache that cannot be written, such as a shared one, still serves what is in it.
+        logger.info("The cache %s cannot be locked (%s).", cache, error)
+        yield
+        return
     try:
         yield
     finally:

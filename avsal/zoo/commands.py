@@ -35,8 +35,6 @@ def zoo(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from avsal.zoo.registry import list_checkpoints
     from avsal.zoo.tables import checkpoint_table, status_legend
 
@@ -51,9 +49,8 @@ def _list(args: argparse.Namespace) -> int:
     if not chosen:
         print("No checkpoint fits; `avsal zoo list` shows all.", file=sys.stderr)
         return 1
-    console = Console()
-    # A pipe has no width of its own: lines are not cut there.
-    console.print(checkpoint_table(chosen.values()), width=console.width if console.is_terminal else 200)
+    console = _console(200)
+    console.print(checkpoint_table(chosen.values(), console.width))
     console.print(
         f"\n{len(chosen)} checkpoints. `avsal info NAME` tells all about one. Status:", highlight=False
     )
@@ -98,13 +95,9 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Run `avsal info`."""
-    from rich.console import Console
-
     from avsal.zoo.describe import describe_name
 
-    console = Console()
-    width = console.width if console.is_terminal else 110
-    console.print(describe_name(args.name, settings(args.set)), width=width, highlight=False)
+    _console(140).print(describe_name(args.name, settings(args.set)), highlight=False)
     return 0
 
 
@@ -214,6 +207,14 @@ def publish(args: argparse.Namespace) -> int:
     )
     print(f"{'Written' if args.dry_run else 'Published'}: {where}")
     return 0
+
+
+def _console(width: int) -> Any:
+    """Return the terminal; a pipe, which has no width of its own, gets a wide one."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
 
 
 # -- values ------------------------------------------------------------------------------------------------

@@ -141,8 +141,14 @@ def _module_rows(module: SaliencyModule) -> list[tuple[str, str]]:
         ("multiply-adds", f"{cost.macs / 1e9:.2f} G for one clip, sound front end not counted"),
         ("input", input_line(spec)),
         ("pixels", f"RGB 0..255, mean {_numbers(spec.mean)}, deviation {_numbers(spec.std)}, {spec.resize}"),
-        ("output", f"{spec.outputs} map(s) per clip, {network.activation}, target {spec.target}"),
+        ("output", f"{spec.outputs} map(s) per clip, {network.activation}, {_target(spec.target)}"),
     ]
+
+
+def _target(target: str | int | tuple[float, ...]) -> str:
+    if isinstance(target, tuple):
+        return "for " + " ".join(f"{seconds:.3g}" for seconds in target) + " s after the clip's last frame"
+    return f"for frame {target} of the clip" if isinstance(target, int) else f"for the {target} frame"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -220,16 +220,17 @@ def convert_for_entry(format: str, file: Path, name: str, dtype: torch.dtype | N
         ]
         raise WeightsError(f"{name} is not of the format {format!r} but: {', '.join(allowed)}.")
     digest = sha256_of(file)
-    source = next((one for one in fitting if one.sha256 == digest), fitting[0])
-    if (
-        source.sha256 is not None
-        and source.sha256 != digest
-        and not is_archive(file)
-        and source.member is None
-    ):
+    known = [one.sha256 or one.sha256_prefix for one in fitting]
+    # A file taken out of its archive has a checksum of its own, which nobody recorded.
+    comparable = all(known) and not any(one.member for one in fitting)
+    source = next(
+        (one for one, start in zip(fitting, known, strict=True) if start and digest.startswith(start)),
+        fitting[0],
+    )
+    if comparable and not digest.startswith(source.sha256 or source.sha256_prefix or ""):
         raise WeightsError(
-            f"{file}: sha256 {digest[:16]}…, expected {source.sha256[:16]}… for {name}; it is another file, or a "
-            f"damaged one. To use it anyway: avsal convert {format} {file} --out DIR"
+            f"{file}: sha256 {digest[:16]}…, expected {' or '.join(f'{start[:16]}…' for start in known if start)} for "
+            f"{name}; it is another file, or a damaged one. To use it anyway: avsal convert {format} {file} --out DIR"
         )
     cache = cache_folder()
     with locked(cache, f"checkpoint--{name}"):

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from avsal.zoo.cache import is_cached
-from avsal.zoo.registry import STATUS, Checkpoint, Scores
+from avsal.zoo.registry import STATUS, Checkpoint
 
 
 def human_size(size: int | None) -> str:
@@ -24,44 +24,38 @@ def human_size(size: int | None) -> str:
     return f"{value:.1f} GB"
 
 
-def headline(scores: Iterable[Scores]) -> str:
-    """Return the first metric of every data set: CC for saliency, F1 for gaze."""
-    found = list(scores)
-    if not found:
+def headline(entry: Checkpoint) -> str:
+    """Return the first metric of every data set (CC for saliency, F1 for gaze), measured where we have measured."""
+    scores = entry.measured or entry.published
+    if not scores:
         return "–"
-    metric = next(iter(found[0].metrics))
-    values = [f"{score.data} {score.metrics[metric]:g}" for score in found if metric in score.metrics]
-    return f"{metric}: " + ", ".join(values)
+    metric = next(iter(scores[0].metrics))
+    values = [f"{score.data} {score.metrics[metric]:g}" for score in scores if metric in score.metrics]
+    return f"{metric}: {', '.join(values)} ({'measured' if entry.measured else 'paper'})"
 
 
-def checkpoint_table(chosen: Iterable[Checkpoint]) -> RenderableType:
-    """Return a table of entries: name, task, data, weights' licence, size, status, and scores."""
+def checkpoint_table(chosen: Iterable[Checkpoint], width: int = 160) -> RenderableType:
+    """Return a table of entries: name, task, data, weights' licence, size, status, and scores.
+
+    Args:
+        chosen: the entries.
+        width: columns of the terminal; a narrow one leaves out task, data and licence.
+    """
+    wide = width >= 120
     table = Table(show_lines=False, pad_edge=False, box=None, header_style="bold")
-    for title, options in (
-        ("name", {"no_wrap": True}),
-        ("task", {}),
-        ("data", {}),
-        ("licence", {}),
-        ("size", {"justify": "right", "no_wrap": True}),
-        ("status", {"no_wrap": True}),
-        ("paper's scores", {}),
-        ("measured", {}),
-    ):
-        table.add_column(title, **options)
-    statuses = set()
+    table.add_column("name", no_wrap=True)
+    if wide:
+        table.add_column("task", no_wrap=True)
+        table.add_column("trained on", ratio=3)
+        table.add_column("licence", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("scores", ratio=4)
     for entry in chosen:
-        statuses.add(entry.status)
-        data = ", ".join(entry.data) + (f", fold {entry.fold}" if entry.fold else "")
-        table.add_row(
-            entry.name,
-            entry.task,
-            data,
-            entry.licence.weights,
-            human_size(entry.size),
-            "cached" if is_cached(entry) else entry.status,
-            headline(entry.published),
-            headline(entry.measured),
-        )
+        data = ", ".join(entry.data) + (f"; fold {entry.fold}" if entry.fold else "")
+        middle = (entry.task, data, entry.licence.weights) if wide else ()
+        status = "cached" if is_cached(entry) and entry.status != "shipped" else entry.status
+        table.add_row(entry.name, *middle, human_size(entry.size), status, headline(entry))
     return table
 
 

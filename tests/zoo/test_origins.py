@@ -197,6 +197,34 @@ def test_convert_makes_a_downloaded_file_known(
     assert server.requests == []
 
 
+@pytest.mark.parametrize("known", ["sha256", "sha256_prefix"])
+def test_convert_refuses_another_file_where_the_checksum_is_known(
+    cache, module, checkpoint, add_entry, tmp_path, known
+):
+    file = tmp_path / "one.pth"
+    file.write_bytes(checkpoint)
+    source = {"kind": "url", "url": "https://example.org/one.pth"}
+    right = sha256(checkpoint)
+    add_entry("right", [{**source, known: right if known == "sha256" else right[:8]}])
+    add_entry("wrong", [{**source, known: "0" * (64 if known == "sha256" else 8)}])
+    assert run("convert", "stavis", str(file), "--name", "right") == 0
+    with pytest.raises(WeightsError, match="another file, or a damaged one"):
+        run("convert", "stavis", str(file), "--name", "wrong")
+
+
+def test_a_cache_that_cannot_be_written_serves_what_is_in_it(
+    server, cache, module, checkpoint, add_entry, monkeypatch
+):
+    server.files["one.pth"] = checkpoint
+    add_entry("tiny", [{"kind": "url", "url": server.url + "/files/one.pth"}])
+    from_pretrained("tiny")
+    for lock in (cache / "locks").iterdir():
+        lock.unlink()
+    (cache / "locks").rmdir()
+    (cache / "locks").write_text("a file stands where the locks should go")  # root can write everywhere else
+    assert same(from_pretrained("tiny"), module)
+
+
 def test_convert_writes_a_folder(cache, module, checkpoint, tmp_path):
     file = tmp_path / "one.pth"
     file.write_bytes(checkpoint)

@@ -1,0 +1,157 @@
+"""Our checkpoint files: they rebuild their module, and say what is wrong when they cannot."""
+
+from __future__ import annotations
+
+import json
+
+import lightning as L
+import pytest
+import torch
+
+import avsal
+from avsal.errors import WeightsError
+from avsal.models.stavis import STAViSModule
+from avsal.zoo import from_pretrained, load_state, registry, save_pretrained
+from avsal.zoo.registry import Checkpoint
+from tests.zoo.conftest import entry, same
+from tests.zoo.hub_server import sha256
+
+
+def test_a_folder_and_a_single_file_rebuild_the_module(module, tmp_path):
+    folder = save_pretrained(module, tmp_path / "saved")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / "model.safetensors").read_bytes())
+    for source in (folder, str(folder), folder / "model.safetensors", alone):
+        loaded = from_pretrained(source)
+        assert same(loaded, module)
+        assert dict(loaded.hparams) == dict(module.hparams)
+    assert load_state(alone).keys() == module.state_dict().keys()
+
+
+def test_a_lightning_checkpoint_rebuilds_the_module(module, tmp_path):
+    trainer = L.Trainer(
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert same(from_pretrained(tmp_path / "last.ckpt"), module)
+    assert load_state(tmp_path / "last.ckpt").keys() == module.state_dict().keys()
+
+
+def test_where_a_training_started_is_not_part_of_the_checkpoint(tmp_path):
+    started = STAViSModule(
+        audiovisual=False, size=(32, 32), width=2, dsam_maps=2, backbone="resnet3d50-kinetics"
+    )
+    folder = save_pretrained(started, tmp_path / "saved")
+    assert from_pretrained(folder).hparams["backbone"] is None
+
+
+def test_half_precision_on_disk_is_float32_in_memory(module, tmp_path):
+    with torch.no_grad():
+        module.network.trunk.bn1.running_var[0] = 1e6  # would be infinite in float16
+    folder = save_pretrained(module, tmp_path / "half", dtype=torch.float16)
+    full = save_pretrained(module, tmp_path / "full")
+    assert (folder / "model.safetensors").stat().st_size < 0.7 * (full / "model.safetensors").stat().st_size
+    loaded = from_pretrained(folder)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    assert loaded.network.trunk.bn1.running_var[0] == 1e6
+    assert next(from_pretrained(folder, dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
+
+
+def test_entries_that_do_not_fit_are_named(module, tmp_path, caplog):
+    folder = save_pretrained(module, tmp_path / "saved")
+    config = json.loads((folder / "config.json").read_text())
+    state = load_state(folder)
+    value = state.pop("network.fuse.bias")
+    state["network.stranger"] = value
+    from avsal.zoo.store import write_checkpoint
+
+    broken = write_checkpoint(tmp_path / "broken", state, config)
+    with pytest.raises(
+        WeightsError, match=r"missing \(1\): network\.fuse\.bias; unexpected \(1\): network\.stranger"
+    ):
+        from_pretrained(broken)
+    loaded = from_pretrained(broken, strict=False)
+    assert torch.equal(loaded.network.fuse.weight, module.network.fuse.weight)
+    assert "network.fuse.bias" in caplog.text
+    assert "network.stranger" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 99}, "checkpoint format 99"),
+        ({"model": "alexnet"}, "no model 'alexnet'"),
+        ({"arguments": {"colour": True}}, "no argument colour"),
+        ({"model": None}, "does not say which model"),
+    ],
+)
+def test_a_configuration_of_another_avsal_is_told(module, tmp_path, change, words):
+    from avsal.zoo.store import write_checkpoint
+
+    config = {**json.loads((save_pretrained(module, tmp_path / "a") / "config.json").read_text()), **change}
+    broken = write_checkpoint(tmp_path / "b", module.state_dict(), config)
+    with pytest.raises(WeightsError, match=words):
+        from_pretrained(broken)
+
+
+def test_damaged_and_foreign_files_are_told(module, tmp_path):
+    folder = save_pretrained(module, tmp_path / "saved")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((folder / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        from_pretrained(cut)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(WeightsError, match="does not say which model"):
+        from_pretrained(tmp_path / "foreign.safetensors")
+    torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "authors.pth")
+    with pytest.raises(WeightsError, match="avsal convert FORMAT FILE"):
+        from_pretrained(tmp_path / "authors.pth")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match="it is empty"):
+        from_pretrained(tmp_path / "empty")
+    for missing in ("nothing.ckpt", "./nothing", "some/where/else.safetensors"):
+        with pytest.raises(WeightsError, match="no such file"):
+            from_pretrained(missing)
+
+
+def test_a_packaged_file_is_loaded_without_cache_or_network(module, tmp_path, monkeypatch, cache):
+    folder = save_pretrained(module, tmp_path / "weights")
+    content = (folder / "model.safetensors").read_bytes()
+    source = {
+        "kind": "packaged",
+        "file": "weights/model.safetensors",
+        "sha256": sha256(content),
+        "size": len(content),
+    }
+    shipped = Checkpoint.model_validate({"name": "tiny", **entry([source], status="shipped")})
+    monkeypatch.setattr(
+        registry, "_registered", {"tiny": (shipped, next(iter(registry._shipped().citations.values())))}
+    )
+    monkeypatch.setattr("avsal.zoo.cache.files", lambda package: tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert same(avsal.from_pretrained("tiny"), module)
+    (folder / "model.safetensors").write_bytes(content[:-1] + b"?")
+    with pytest.raises(WeightsError, match="reinstall avsal"):
+        avsal.from_pretrained("tiny")
+
+
+def test_a_save_that_fails_leaves_the_earlier_one(module, tmp_path, monkeypatch):
+    folder = save_pretrained(module, tmp_path / "saved")
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        save_pretrained(module, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert len(list(folder.iterdir())) == 2

@@ -22,8 +22,9 @@ import torch
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
+from avsal.data.loading import ClipLoader, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.windows import ClipLoader, ShareSampler, VideoBatches
+from avsal.data.windows import VideoBatches
 from avsal.errors import ConfigError, DataError
 from avsal.metrics.gaze import GazeMetrics
 from avsal.metrics.saliency import SaliencyMetrics

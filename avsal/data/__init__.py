@@ -36,7 +36,7 @@ _WHERE = {
     "VideoItem": "items",
     "TrainingClips": "windows",
     "VideoBatches": "windows",
-    "collate": "windows",
+    "collate": "loading",
 }
 
 __all__ = sorted(_WHERE)

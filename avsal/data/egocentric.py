@@ -21,8 +21,8 @@ from avsal.data.gaze_segments import (
     segments_of,
 )
 from avsal.data.items import OpenVideo
+from avsal.data.loading import EpochSampler, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.windows import EpochSampler, ShareSampler
 from avsal.errors import AvsalError, ConfigError, DataError
 
 

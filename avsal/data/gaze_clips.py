@@ -24,7 +24,8 @@ from avsal.data.gaze_segments import EGO4D, SECONDS, Protocol, Segment
 from avsal.data.gaze_tables import FIXATION, OUTSIDE, SACCADE, UNTRACKED, read_gaze_table
 from avsal.data.gaze_targets import gaze_density, offset_range, place_gaze
 from avsal.data.items import OpenItem, OpenItems, VideoItem
-from avsal.data.windows import Sample, _instead, collate, nearest
+from avsal.data.loading import Sample, collate, instead
+from avsal.data.windows import nearest
 from avsal.errors import AvsalError, DataError
 from avsal.types import Batch, ClipSpec
 
@@ -224,7 +225,7 @@ class GazeClips(Dataset[Sample]):
 
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        return _instead(lambda k: self._clip(epoch, k), index, len(self), self.strict)
+        return instead(lambda k: self._clip(epoch, k), index, len(self), self.strict)
 
     def _clip(self, epoch: int, index: int) -> Sample:
         segment = self.segments[index]

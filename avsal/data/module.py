@@ -17,15 +17,8 @@ import lightning as L
 
 from avsal.data.counts import Counts
 from avsal.data.items import VideoItem
-from avsal.data.windows import (
-    SEGMENT,
-    ClipLoader,
-    EpochSampler,
-    ShareSampler,
-    TrainingClips,
-    VideoBatches,
-    collate,
-)
+from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
+from avsal.data.windows import SEGMENT, TrainingClips, VideoBatches
 from avsal.errors import AvsalError, ConfigError, DataError
 from avsal.types import ClipSpec, Coverage
 

@@ -13,13 +13,10 @@ import torch
 from avsal.data.frames import resize_frames
 from avsal.data.gaze import FixationTable
 from avsal.data.items import OpenVideo, PointAnnotation, VideoItem
+from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
 from avsal.data.windows import (
-    ClipLoader,
-    EpochSampler,
-    ShareSampler,
     TrainingClips,
     VideoBatches,
-    collate,
     scored_frames,
     segments,
     window_at,

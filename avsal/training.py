@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -174,6 +175,10 @@ def compare(module: SaliencyModule, output: Any, batch: Any, clips: int) -> torc
 class WriteResults(Callback):
     """After a test, write `results/*.json` with per-video values and everything needed to trust them."""
 
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the time."""
+        self._began = time.perf_counter()
+
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the results of this test."""
         datamodule = getattr(trainer, "datamodule", None)
@@ -181,7 +186,8 @@ class WriteResults(Callback):
             return
         from avsal.results import from_test
 
-        result = from_test(pl_module, datamodule, checkpoint=trainer.ckpt_path)
+        seconds = time.perf_counter() - self._began
+        result = from_test(pl_module, datamodule, checkpoint=trainer.ckpt_path, seconds=seconds)
         if trainer.is_global_zero:
             path = result.write(Path(os.environ.get("AVSAL_RESULTS", "results")))
             print(f"results: {path}")

@@ -183,6 +183,21 @@ class SaliencyModule(L.LightningModule):
         if source:
             self.initialise_from(str(source))
 
+    @staticmethod
+    def read_weights(source: str) -> dict[str, Tensor]:
+        """Return the entries of a registry name, a file or a Hub repository; authors' files keep their names.
+
+        Raises:
+            WeightsError: it cannot be had or read.
+        """
+        from avsal.zoo import load_state
+        from avsal.zoo.conversion import read_state_dict
+
+        path = Path(source).expanduser()
+        if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
+            return read_state_dict(path)
+        return load_state(source)
+
     def initialise_from(self, source: str) -> None:
         """Copy every parameter of another checkpoint that has the same name and shape here.
 
@@ -192,9 +207,7 @@ class SaliencyModule(L.LightningModule):
         Raises:
             WeightsError: nothing in it fits.
         """
-        from avsal.zoo import load_state
-
-        theirs = load_state(source)
+        theirs = self.read_weights(source)
         own = self.state_dict()
         fitting = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
         if not fitting:
@@ -225,10 +238,8 @@ class SaliencyModule(L.LightningModule):
         """
         if not source:
             return
-        from avsal.zoo import load_state
-
         try:
-            state = load_state(source)
+            state = self.read_weights(source)
         except WeightsError as error:
             data = getattr(self._trainer, "datamodule", None)
             if getattr(data, "name", None) != "synthav":

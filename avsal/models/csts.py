@@ -602,9 +602,8 @@ class CSTSModule(SaliencyModule):
         """Load the Kinetics weights, then `init_from`, before training starts."""
         source = self.hparams["backbone"]
         if stage == "fit" and source:
-            from avsal.zoo import load_state
-
-            loaded = self.network.from_published(load_state(source), positions=self.hparams["positions"])
+            entries = self.read_weights(source)
+            loaded = self.network.from_published(entries, positions=self.hparams["positions"])
             self.print(f"Initialised the video encoder ({len(loaded)} entries) from {source}.")
         super().setup(stage)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from avsal.errors import ConfigError
 from avsal.models.base import SaliencyModule, SaliencyNetwork, check_multiple, choice
-from avsal.models.mspi import MEAN, STD, published_content, saliency_terms
+from avsal.models.mspi import MEAN, STD, saliency_terms
 from avsal.nn.imagesaliency import ImageSaliencyDecoder, ImageSaliencyEncoder
 from avsal.types import Batch, ClipSpec, SaliencyOutput
 
@@ -125,7 +125,7 @@ class ISPModule(SaliencyModule):
         """Load ImageNet weights, then what `init_from` names, before training starts."""
         source = self.hparams.get("imagenet_weights")
         if stage == "fit" and source:
-            self.network.encoder.load_imagenet(published_content(source), what=source)
+            self.network.encoder.load_imagenet(self.read_weights(source), what=source)
         super().setup(stage)
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -571,7 +570,9 @@ class MSPIModule(SaliencyModule):
                 continue
             if part is None:
                 raise ConfigError(f"{argument} is given, but this MSPI has no such stream.")
-            content = published_content(str(source))
+            if str(source).endswith(".pkl"):
+                raise WeightsError(f"{source}: {CAFFE2}")
+            content = self.read_weights(str(source))
             if argument == "imagenet_weights":
                 part.load_imagenet(content, what=str(source))
                 continue
@@ -618,19 +619,6 @@ class MSPIModule(SaliencyModule):
             optimizer, list(self.hparams["milestones"]), gamma=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
-
-
-def published_content(source: str) -> dict[str, Tensor]:
-    """Return the entries of a file as its authors published it, or of anything that `load_state` takes."""
-    from avsal.zoo import load_state
-    from avsal.zoo.conversion import read_state_dict
-
-    path = Path(source).expanduser()
-    if path.suffix == ".pkl":
-        raise WeightsError(f"{source}: {CAFFE2}")
-    if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
-        return read_state_dict(path)
-    return load_state(source)
 
 
 def saliency_terms(output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:

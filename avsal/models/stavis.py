@@ -570,13 +570,11 @@ class STAViSModule(SaliencyModule):
                 self._load_part(self.network.soundnet, self.hparams["audio_backbone"])
         super().setup(stage)
 
-    @staticmethod
-    def _load_part(part: nn.Module, source: str | None) -> None:
+    def _load_part(self, part: nn.Module, source: str | None) -> None:
         if source:
-            from avsal.zoo import load_state
-
             # The classifier and the last stage of a Kinetics network have no place in STAViS.
-            load_exact(part, load_state(source), unused=(r"^layer4\.", r"^fc\."), what=f"backbone {source}")
+            entries = self.read_weights(source)
+            load_exact(part, entries, unused=(r"^layer4\.", r"^fc\."), what=f"backbone {source}")
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of Equation 6 (with deep supervision) or 7, averaged over the labelled maps.

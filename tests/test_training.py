@@ -122,7 +122,8 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
     words = [sys.executable, "-m", "avsal.cli", "fit", *files]
     process = subprocess.Popen(
         words,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # As many threads as here: sums in another order would not be equal to the last bit.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

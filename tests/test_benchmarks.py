@@ -6,9 +6,41 @@ import pytest
 
 from benchmarks.hevc33 import assign, family
 
-NAMES = """Kimono ParkScene Cactus BQTerrace BasketballDrive Tennis Yan Simo Male Female Lee Couple RaceHorsesC BQMall
-PartyScene BasketballDrill Keiba RaceHorsesD BQSquare BlowingBubbles BasketballPass FourPeople Johnny KristenAndSara Vidyo1
-Vidyo3 Vidyo4 BasketballDrillText ChinaSpeed SlideEditing SlideShow Traffic PeopleOnStreet""".split()
+NAMES = [
+    "Kimono",
+    "ParkScene",
+    "Cactus",
+    "BQTerrace",
+    "BasketballDrive",
+    "Tennis",
+    "Yan",
+    "Simo",
+    "Male",
+    "Female",
+    "Lee",
+    "Couple",
+    "RaceHorsesC",
+    "BQMall",
+    "PartyScene",
+    "BasketballDrill",
+    "Keiba",
+    "RaceHorsesD",
+    "BQSquare",
+    "BlowingBubbles",
+    "BasketballPass",
+    "FourPeople",
+    "Johnny",
+    "KristenAndSara",
+    "Vidyo1",
+    "Vidyo3",
+    "Vidyo4",
+    "BasketballDrillText",
+    "ChinaSpeed",
+    "SlideEditing",
+    "SlideShow",
+    "Traffic",
+    "PeopleOnStreet",
+]
 
 
 def test_clips_of_one_scene_are_one_family_and_others_are_not():

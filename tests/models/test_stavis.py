@@ -349,6 +349,33 @@ def test_first_predictions_are_about_a_quarter_of_a_percent() -> None:
 # -- losses and recipe ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("audiovisual", [False, True])
+def test_a_learned_prior_adds_its_enlarged_map_and_starts_at_the_centre(audiovisual: bool) -> None:
+    module = STAViSModule(audiovisual, prior=(4, 8), deep_supervision="none", **SMALL).eval()
+    clip, sound = torch.randn(2, 3, 16, 64, 64), torch.randn(2, 20000)
+    network, prior = module.network, module.network.prior
+    assert prior is not None
+    whole = prior.detach().clone()[0, 0]
+    assert whole.argmax() in (11, 12, 19, 20)
+    torch.testing.assert_close(whole, whole.flip(0).flip(1))
+    with torch.no_grad():
+        with_prior = network(clip, sound).logits
+        prior.zero_()
+        without = network(clip, sound).logits
+        prior.fill_(-2.5)
+        torch.testing.assert_close(network(clip, sound).logits, without - 2.5)
+    added = (with_prior - without)[0, 0]
+    # Each cell covers 16 x 8 pixels; between the cells' middles the map is linear, outside it is constant.
+    rows = np.stack(
+        [np.interp(np.arange(64), np.arange(4) * 16 + 7.5, column) for column in whole.numpy().T], 1
+    )
+    expected = np.stack([np.interp(np.arange(64), np.arange(8) * 8 + 3.5, row) for row in rows])
+    np.testing.assert_allclose(added.numpy(), expected, atol=1e-4)
+    assert any("prior" in group["name"] for group in module.parameter_groups(1.0))
+    with pytest.raises(ConfigError, match="prior=\\(1, 8\\)"):
+        STAViS(prior=(1, 8), **SMALL)
+
+
 def test_losses_and_gradient_are_those_of_the_authors_code() -> None:
     case = json.loads((GOLDEN / "stavis_losses.json").read_text())
     shape, seed = tuple(case["shape"]), case["seed"]

@@ -646,7 +646,7 @@ class STAViSModule(SaliencyModule):
         """Return the authors' parameter groups: each part of the network with its own rate.
 
         In units of the base rate: trunk 0.1 (visual-only) or 0.01 (audio-visual), SoundNet 0.1,
-        localisation 1. In the DSAMs and the fusing convolutions, with b = 0.01: `side_prep` weight b and
+        localisation and prior 1. In the DSAMs and the fusing convolutions, with b = 0.01: `side_prep` weight b and
         bias 2 b, other weights (the transposed convolutions too) b / 10, other biases b / 5.
         """
         trunk = 0.01 if self.network.audiovisual else 0.1
@@ -659,7 +659,7 @@ class STAViSModule(SaliencyModule):
                 rate = 0.01 * (2 if bias else 1) * (1 if ".side_prep." in name else 0.1)
                 key = ("saliency", rate)
             else:
-                rates = {"trunk": trunk, "soundnet": 0.1, "localisation": 1.0, "mix": 1.0}
+                rates = {"trunk": trunk, "soundnet": 0.1, "localisation": 1.0, "mix": 1.0, "prior": 1.0}
                 key = (part, rates[part])
             groups.setdefault(key, []).append(parameter)
         return [

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -162,6 +162,7 @@ class PooledFusion(nn.Module):
         super().__init__()
         self.kind = kind
         self.audio = nn.Linear(audio_channels, channels)
+        self.join: nn.Module
         if kind == "concat":
             self.join = nn.Conv3d(2 * channels, channels, 1)
         elif kind == "bilinear":
@@ -171,9 +172,10 @@ class PooledFusion(nn.Module):
         """Return the fused map for X^0 (B, C, T, h, w) and audio tokens (B, T_a, audio_channels)."""
         heard = self.audio(audio.mean(1))
         if self.kind == "bilinear":
-            mixing = torch.einsum("oia,ba->boi", self.join.weight, heard)
-            fused = torch.einsum("boi,bithw->bothw", mixing, visual)
-            return fused + self.join.bias[:, None, None, None], {}
+            # One vector for all positions: contract it first.
+            join = cast(nn.Bilinear, self.join)
+            fused = torch.einsum("oia,ba,bithw->bothw", join.weight, heard, visual)
+            return fused + cast(Tensor, join.bias)[:, None, None, None], {}
         heard = heard[:, :, None, None, None].expand_as(visual)
         if self.kind == "add":
             return visual + heard, {}
@@ -273,7 +275,7 @@ class Synergy(nn.Module):
         first = {i: self.own[i](stages[i]) for i in self.members}
         second: dict[str, Tensor] = {}
         for link, conv in self.exchange.items():
-            source, target = link
+            source, target = link[0], link[1]
             part = conv(_fit(first[source], stages[target].shape[2:]))
             second[target] = second[target] + part if target in second else part
         merged = stages["m"]
@@ -285,7 +287,11 @@ class Synergy(nn.Module):
 def _fit(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Bring maps to a size: trilinear where it grows, the mean where it shrinks."""
     if all(have >= want for have, want in zip(maps.shape[2:], size, strict=True)):
-        return maps if tuple(maps.shape[2:]) == tuple(size) else F.adaptive_avg_pool3d(maps, tuple(size))
+        return (
+            maps
+            if tuple(maps.shape[2:]) == tuple(size)
+            else F.adaptive_avg_pool3d(maps, (size[0], size[1], size[2]))
+        )
     return _resize(maps, size)
 
 
@@ -501,7 +507,7 @@ class AVRSP(SaliencyNetwork):
         for level, stage in enumerate(x):
             if str(level) in self.synergy:
                 triple = {"h": level + 1, "m": level, "l": level - 1}
-                synergy = self.synergy[str(level)]
+                synergy = cast(Synergy, self.synergy[str(level)])
                 stage = synergy(**{i: x[triple[i]] for i in synergy.members})
             hats.append(stage)
         chain, outputs = fused, []
@@ -527,7 +533,7 @@ class AVRSPRunner(WindowRunner):
 
     def __init__(self, network: AVRSP) -> None:
         super().__init__(network)
-        self.windows = S3DWindows(network.encoder, network.stages)
+        self.windows = S3DWindows(network.encoder, list(network.stages))
 
     def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
         """Return what `network.core` returns, in eval mode from reused slices."""

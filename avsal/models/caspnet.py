@@ -54,7 +54,7 @@ def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _norm_conv(
-    a: int, b: int, kernel: int | tuple[int, int, int], stride: int | tuple[int, ...] = 1
+    a: int, b: int, kernel: int | tuple[int, int, int], stride: int | tuple[int, int, int] = 1
 ) -> nn.Module:
     padding = 1 if kernel == 3 else 0
     return nn.Sequential(
@@ -324,8 +324,7 @@ class CASPNet(SaliencyNetwork):
         """Return log-mel patches (B, 1, 96, 64); a clip without sound gets that of 15600 zeros."""
         if not self.audiovisual:
             return None
-        with torch.autocast(waveform.device.type, enabled=False):
-            return self.log_mel(self.log_mel.excerpt(waveform.float(), audio_length, has_audio))
+        return self.log_mel(self.log_mel.excerpt(waveform.float(), audio_length, has_audio))
 
     def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
         """Return logits (B, 1, H, W) of frame `frames // 2`.
@@ -399,7 +398,7 @@ class CASPNetRunner(WindowRunner):
 
     def __init__(self, network: CASPNet) -> None:
         super().__init__(network)
-        self.windows = S3DWindows(network.encoder, network.aspp)
+        self.windows = S3DWindows(network.encoder, list(network.aspp))
 
     def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
         """Return what `network.core` returns, in eval mode from reused slices."""

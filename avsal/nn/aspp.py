@@ -29,12 +29,16 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, rates: Sequence[int] = RATES) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Conv3d(in_channels, channels, (1, 3, 3), padding=(0, r, r), dilation=(1, r, r)) for r in rates
-        )
-        for branch in self.branches:
+        self.rates = tuple(rates)
+        self.branches = nn.ModuleList()
+        for rate in rates:
+            branch = nn.Conv3d(
+                in_channels, channels, (1, 3, 3), padding=(0, rate, rate), dilation=(1, rate, rate)
+            )
             nn.init.normal_(branch.weight, std=0.01)
+            assert branch.bias is not None
             nn.init.zeros_(branch.bias)
+            self.branches.append(branch)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return (B, channels, T, h, w) for maps (B, in_channels, T, h, w)."""
@@ -56,8 +60,9 @@ class ASPP(nn.Module):
         """
         batch, _, steps, height, width = maps.shape
         frames = maps.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        weights = [(branch.weight.squeeze(2), branch.dilation[1]) for branch in self.branches]
-        bias = sum((branch.bias for branch in self.branches[1:]), self.branches[0].bias)
+        named = dict(self.named_parameters())
+        weights = [(named[f"branches.{i}.weight"].squeeze(2), rate) for i, rate in enumerate(self.rates)]
+        bias = torch.stack([named[f"branches.{i}.bias"] for i in range(len(self.rates))]).sum(0)
         # All centre taps that stand alone are one 1x1 convolution.
         alone = [w[:, :, 1:2, 1:2] for w, r in weights if r >= height and r >= width]
         total = F.conv2d(frames, sum(alone[1:], alone[0]), bias) if alone else None

@@ -22,6 +22,11 @@ def phi(x: Tensor) -> Tensor:
     return F.gelu(x) + 0.2
 
 
+def _bias(layer: nn.Conv3d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class AVIM(nn.Module):
     """Audio-visual interaction of one stage: f + delta(attention(alpha(f), beta(a), gamma(f))).
 
@@ -54,8 +59,8 @@ class AVIM(nn.Module):
         self.beta = nn.Conv3d(channels, channels, 1)
         self.gamma = nn.Conv3d(channels, channels, 1)
         self.delta = nn.Conv3d(channels, channels, 1)
-        nn.init.zeros_(self.delta.weight)
-        nn.init.zeros_(self.delta.bias)
+        for parameter in self.delta.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Return the updated maps (B, C, T, h, w).
@@ -81,12 +86,12 @@ class AVIM(nn.Module):
             score = torch.einsum("bcthw,bc->bthw", phi(self.alpha(visual)), phi(key))
         else:
             folded = key @ self.alpha.weight.flatten(1)
-            offset = key @ self.alpha.bias
+            offset = key @ _bias(self.alpha)
             score = torch.einsum("bcthw,bc->bthw", visual, folded) + offset[:, None, None, None]
         return (
             visual
             + score.unsqueeze(1) * update[:, :, None, None, None]
-            + self.delta.bias[:, None, None, None]
+            + _bias(self.delta)[:, None, None, None]
         )
 
     def literal(self, visual: Tensor, audio: Tensor, rows: int = 1024) -> Tensor:

@@ -124,7 +124,8 @@ class PredictiveCoding(nn.Module):
                 states[level] = states[level] - step * difference
             else:
                 # The transpose of a transposed convolution is the convolution with the same weight.
-                back = F.conv3d(difference, layer.weight, stride=layer.stride, padding=layer.padding)
+                stride: tuple[int, int, int] = layer.stride  # type: ignore[assignment]
+                back = F.conv3d(difference, layer.weight, stride=stride, padding=1)  # type: ignore[arg-type]
                 states[level + 1] = above + step * back
         return errors
 

@@ -29,8 +29,7 @@ class LIP(nn.Module):
         frames = maps.transpose(1, 2).flatten(0, 1)
         logit = self.norm(self.conv(frames))
         # exp(12) does not fit half precision: the weighting runs in float32. The factor exp(-6) cancels.
-        with torch.autocast(maps.device.type, enabled=False):
-            importance = torch.exp(12.0 * torch.sigmoid(logit.float()) - 6.0)
-            total = F.avg_pool2d(frames.float() * importance, 3, 1, 1)
-            pooled = total / F.avg_pool2d(importance, 3, 1, 1)
+        importance = torch.exp(12.0 * torch.sigmoid(logit.float()) - 6.0)
+        total = F.avg_pool2d(frames.float() * importance, 3, 1, 1)
+        pooled = total / F.avg_pool2d(importance, 3, 1, 1)
         return pooled.to(maps.dtype).unflatten(0, (batch, steps)).transpose(1, 2)

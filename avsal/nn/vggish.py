@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Self
 
 import torch
@@ -63,7 +64,11 @@ class LogMel(nn.Module):
         wide = waveform if waveform.dtype == torch.float64 else waveform.float()
         frames = wide.unfold(-1, _WINDOW, _HOP) * self.window.to(wide.dtype)
         magnitude = torch.fft.rfft(frames, _FFT).abs()
-        return torch.log(magnitude @ self.mel.to(wide.dtype) + 0.01).unsqueeze(1)
+        # Quiet bands would vanish in half precision, which mixed precision gives to matrix products.
+        kind = wide.device.type
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+            bands = magnitude @ self.mel.to(wide.dtype)
+        return torch.log(bands + 0.01).unsqueeze(1)
 
     def excerpt(
         self, waveform: Tensor, audio_length: Tensor | None = None, has_audio: Tensor | None = None

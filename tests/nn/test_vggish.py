@@ -58,6 +58,13 @@ def test_a_tone_is_seen_in_its_band_and_silence_is_log_of_a_hundredth() -> None:
     torch.testing.assert_close(silent, torch.full_like(silent, math.log(0.01)))
 
 
+def test_mixed_precision_leaves_the_spectrogram_alone() -> None:
+    wave = torch.randn(1, 15600, generator=torch.Generator().manual_seed(0)) * 1e-3
+    expected = LogMel()(wave)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(LogMel()(wave), expected)
+
+
 def test_the_excerpt_lies_in_the_middle_and_long_sound_is_cut_at_its_centre() -> None:
     front = LogMel(samples=10)
     wave = torch.arange(1.0, 15.0)[None].repeat(4, 1)

@@ -143,7 +143,9 @@ class Batch(TypedDict, total=False):
     audio_rate: Tensor  #: (B,) int64, Hz
     has_audio: Tensor  #: (B,) bool, False where the file has no sound track
     frame_times: Tensor  #: (B, T) float64, seconds from the first sample of `audio`
-    spectrogram: Tensor  #: (B, F, C) float32 stored log-spectrogram, where a data set has it instead of `audio`
+    spectrogram: (
+        Tensor  #: (B, F, C) float32 stored log-spectrogram, where a data set has it instead of `audio`
+    )
     columns: Tensor  #: (B,) int64, columns of `spectrogram` that belong to the clip
     seconds: Tensor  #: (B,) float64, duration that those columns stand for
     density: Tensor  #: (B, T_out, h, w) float32 in [0, 1] as published, not re-normalised

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avsal.nn.aspp import RATES, ASPP
+from avsal.nn.aspp import ASPP, RATES
 from avsal.nn.cost import count
 
 

@@ -107,7 +107,7 @@ def test_the_sound_reaches_the_output_as_far_as_the_sheet_measured() -> None:
 def test_learnable_steps_start_where_told_and_receive_gradients() -> None:
     net = module(learnable=True, alpha=0.2, alpha_top=0.6)
     alpha, top = net.rates()
-    assert (float(alpha), float(top)) == pytest.approx((0.2, 0.6))
+    assert (float(alpha.detach()), float(top.detach())) == pytest.approx((0.2, 0.6))
     net(VISUAL, AUDIO)[0].square().sum().backward()
     assert net.steps is not None
     assert net.steps.grad is not None

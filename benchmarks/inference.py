@@ -12,9 +12,10 @@ The plain way makes every map by itself: one window, batch 1, the network as its
   printed order. For these two and MSPI each JPEG file is opened once, and for all models the sound is decoded once
   and before the clock starts, so the plain way is at its best there.
 
-Both ways go through the same video in turns, a batch of maps each, so that other load on the machine meets both.
-The ratio of CPU time is the steadier one on a busy machine. The first batch only warms up and does not count. Both must print the same maps: the largest difference of the
-logits, as a share of their range, is in the table, and more than 1e-4 is an error. The networks have random weights.
+Both ways go through the same video in turns, a batch of maps each, so that other load on the machine meets both; the
+ratio of CPU time is the steadier one on a busy machine. The first batch only warms up and does not count. Both must
+print the same maps: the largest difference of the logits, as a share of their range, is in the table, and more than
+1e-4 is an error. The networks have random weights.
 """
 
 from __future__ import annotations

@@ -39,8 +39,12 @@ from avsal.models.stavis import STAViSModule
 from avsal.report.statistics import Units, interval, paired, resamples
 
 METRICS = ("cc", "nss", "auc_judd", "sauc", "sim")
-#: Scenes that several clips show: the same recording with text or at two sizes, or one recording session.
-FAMILIES = (r"BasketballDrill", r"RaceHorses", r"Vidyo")
+#: Clips that show the same scene: the same recording with text or at two sizes, or the same rooms and people (as their
+#: pictures show, not their names).
+FAMILIES = (
+    r"BasketballDrill", r"RaceHorses", r"Vidyo", r"Yan|Simo|Male|Female|Lee|Couple",
+    r"Johnny|KristenAndSara|FourPeople",
+)  # fmt: skip
 SIZE, PRIOR = (72, 96), (9, 12)
 NETWORK: dict[str, Any] = {
     "audiovisual": False, "size": SIZE, "via": None, "width": 16, "blocks": (1, 2, 2), "dsam_maps": 8, "prior": PRIOR,
@@ -58,7 +62,7 @@ RATE = 1e-3
 
 def family(name: str) -> str:
     """Return the scene family of a clip; most clips are alone in theirs."""
-    return next((match.group() for pattern in FAMILIES if (match := re.match(pattern, name))), name)
+    return next((pattern for pattern in FAMILIES if re.match(pattern, name)), name)
 
 
 def assign(names: Sequence[str], folds: int, seed: int = 0) -> dict[str, int]:
@@ -243,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "network": network,
             "16 observers for 16 others": BaselineModule("observers", SIZE, blur=1 / 30),
         }
+        network.save_pretrained(args.work / f"fold{k}")
         rows = {name: bench.score(module, test) for name, module in systems.items()}
         part = args.work / f"fold{k}.json"
         part.with_suffix(".part").write_text(json.dumps(rows))

@@ -45,7 +45,8 @@ NAMES = [
 
 def test_clips_of_one_scene_are_one_family_and_others_are_not():
     together = [{"BasketballDrill", "BasketballDrillText"}, {"RaceHorsesC", "RaceHorsesD"}]
-    together.append({"Vidyo1", "Vidyo3", "Vidyo4"})
+    together += [{"Vidyo1", "Vidyo3", "Vidyo4"}, {"Johnny", "KristenAndSara", "FourPeople"}]
+    together.append({"Yan", "Simo", "Male", "Female", "Lee", "Couple"})
     for name in NAMES:
         same = {other for other in NAMES if family(other) == family(name)}
         assert same == next((group for group in together if name in group), {name})

@@ -520,7 +520,7 @@ def test_a_small_network_learns_a_spot_on_a_cpu() -> None:
 
 
 def test_the_second_stage_starts_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo = pytest.importorskip("avsal.zoo")
+    from avsal import zoo
     first = STAViSModule(audiovisual=False, **SMALL)
     monkeypatch.setattr(zoo, "load_state", lambda source: first.state_dict(), raising=False)
     second = STAViSModule(init_from="stage-1", **SMALL)
@@ -534,7 +534,7 @@ def test_the_second_stage_starts_from_the_first(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_backbone_is_loaded_exactly_and_its_classifier_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo = pytest.importorskip("avsal.zoo")
+    from avsal import zoo
     from avsal.nn.resnet3d import ResNet3D
     from avsal.nn.soundnet import SoundNet
 

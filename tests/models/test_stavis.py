@@ -521,6 +521,7 @@ def test_a_small_network_learns_a_spot_on_a_cpu() -> None:
 
 def test_the_second_stage_starts_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from avsal import zoo
+
     first = STAViSModule(audiovisual=False, **SMALL)
     monkeypatch.setattr(zoo, "load_state", lambda source: first.state_dict(), raising=False)
     second = STAViSModule(init_from="stage-1", **SMALL)

@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -31,10 +31,10 @@ import torch.nn.functional as F
 import avsal
 from avsal.data.fixdata import HEVC33DataModule
 from avsal.data.items import VideoItem
-from avsal.data.module import SaliencyDataModule
+from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.pack import pack, packed_items
 from avsal.models.base import SaliencyModule
-from avsal.models.baselines import BaselineModule
+from avsal.models.baselines import BaselineModule, Prior
 from avsal.models.stavis import STAViSModule
 from avsal.report.statistics import Units, interval, paired, resamples
 
@@ -75,7 +75,8 @@ def assign(names: Sequence[str], folds: int, seed: int = 0) -> dict[str, int]:
         members.setdefault(family(name), []).append(name)
     order = np.random.default_rng(seed).permutation(sorted(members)).tolist()
     order.sort(key=lambda one: -len(members[one]))
-    sizes, fold = [0] * folds, {}
+    sizes = [0] * folds
+    fold: dict[str, int] = {}
     for one in order:
         smallest = sizes.index(min(sizes))
         sizes[smallest] += len(members[one])
@@ -92,7 +93,7 @@ class ChosenClips(SaliencyDataModule):
         super().__init__(None, num_workers=0, **options)
         self._videos, self._names = videos, {"train": train, "val": test, "test": test}
 
-    def items(self, split: str) -> list[VideoItem]:  # type: ignore[override]
+    def items(self, split: Split) -> list[VideoItem]:
         """Return the videos of a split."""
         return [self._videos[name] for name in self._names[split]]
 
@@ -150,7 +151,7 @@ class Bench:
         assert module.network.prior is not None
         alone = BaselineModule("centre", SIZE)
         enlarged = F.interpolate(module.network.prior.detach(), SIZE, mode="bilinear")[0, 0]
-        alone.network.density.copy_(enlarged.flatten().softmax(0).view(SIZE))
+        cast(Prior, alone.network).density.copy_(enlarged.flatten().softmax(0).view(SIZE))
         return alone
 
     def network(self, train: Sequence[str], start: str | None, centre: BaselineModule) -> STAViSModule:
@@ -159,7 +160,7 @@ class Bench:
         module = STAViSModule(**NETWORK, lr=RATE)
         if start:
             module.initialise_from(start)
-        mean = centre.network.density.detach()
+        mean = cast(Prior, centre.network).density.detach()
         mean = F.interpolate((mean + mean.flip(-1))[None, None], PRIOR, mode="area").clamp_min(1e-9).log()
         assert module.network.prior is not None
         module.network.prior.data.copy_(mean - mean.max())
@@ -167,8 +168,8 @@ class Bench:
         trainer.fit(module, self.data(train, train))
         # What was learnt from a few dozen scenes is trusted in part only: it multiplies the prior as a root.
         with torch.no_grad():
-            module.network.fuse.weight *= SHRINK
-            module.network.fuse.bias *= SHRINK  # type: ignore[operator]
+            for parameter in module.network.fuse.parameters():
+                parameter.mul_(SHRINK)
         return module.eval()
 
     def score(self, module: SaliencyModule, test: Sequence[str]) -> dict[str, dict[str, float]]:

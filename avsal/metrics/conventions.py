@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from avsal.metrics import crowdsal
 from avsal.metrics import functional as fn
-from avsal.metrics.inputs import Constant, Empty, Maps, MetricInputError, Points
+from avsal.metrics.inputs import Comparison, Constant, Empty, Maps, MetricInputError, Points
 from avsal.metrics.resize import Filter, Pipeline
 
 Preset = Literal["default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream"]
@@ -127,9 +128,9 @@ class Conventions:
             return {m: _public_scorer(m, self.name) for m in ("cc", "nss", "auc_judd", "sim")}
         c = self.constant
         return {
-            "cc": lambda f: fn._cc(f.pred, f.need("density"), c),
+            "cc": lambda f: fn._cc(f.pred, f.need("density"), c, f.comparison),
             "nss": lambda f: fn._nss(f.pred, f.points(self.duplicates), self.nss_ddof, c),
-            "sim": lambda f: fn._sim(f.pred, f.need("density"), self.sim_norm, c, self.empty),
+            "sim": lambda f: fn._sim(f.pred, f.need("density"), self.sim_norm, c, self.empty, f.comparison),
             "kl": lambda f: fn._kl(f.pred, f.need("density"), fn.EPS, self.kl, c, self.empty),
             "ig": lambda f: fn._ig(f.pred, f.points(self.duplicates), f.need("baseline"), self.ig, c),
             "auc_judd": self._auc_judd,
@@ -237,6 +238,8 @@ class Frames:
         self._points: dict[tuple[str, bool], Points] = {}
         #: The public scorer's four scores, once one of them is asked for.
         self.public: dict[str, Tensor] = {}
+        #: Whether SIM is asked for beside CC.
+        self.overlap = False
 
     @property
     def fixations(self) -> Tensor:
@@ -259,6 +262,11 @@ class Frames:
             raise Missing
         return maps
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        """What CC and SIM share."""
+        return Comparison(self.pred, self.need("density"), overlap=self.overlap)
+
     def points(self, duplicates: bool) -> Points:
         """Return the fixations as pixel indices, prepared once."""
         return self._cached("fixations", self.fixations, duplicates)
@@ -274,6 +282,7 @@ class Frames:
 
     def score(self, kernels: dict[str, Callable[[Frames], Tensor]], metrics: tuple[str, ...]) -> Tensor:
         """Return (B, metrics) float64 scores; NaN where a frame or the batch lacks the ground truth."""
+        self.overlap = "sim" in metrics
         out = torch.full(
             (len(self.pred), len(metrics)), torch.nan, dtype=torch.float64, device=self.pred.raw.device
         )

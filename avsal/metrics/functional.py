@@ -34,6 +34,7 @@ from avsal.metrics.egocentric import (
     rescale_gaze,
 )
 from avsal.metrics.inputs import (
+    Comparison,
     Constant,
     Empty,
     Maps,
@@ -123,8 +124,9 @@ def cc(pred: Tensor, density: Tensor, *, constant: Constant = "chance") -> Tenso
     return _cc(p, q, constant).reshape(p.lead)
 
 
-def _cc(p: Maps, q: Maps, constant: Constant = "chance") -> Tensor:
-    score = (p.centred * q.centred).sum(-1) / (p.power * q.power).sqrt()
+def _cc(p: Maps, q: Maps, constant: Constant = "chance", both: Comparison | None = None) -> Tensor:
+    both = both or Comparison(p, q, overlap=False)
+    score = both.covariance / (p.power * q.power).sqrt()
     return _degenerate(score.clamp(-1, 1), p, 0.0, constant, q.constant)
 
 
@@ -157,7 +159,8 @@ def nss(
 
 def _nss(p: Maps, f: Points, ddof: int = 1, constant: Constant = "chance") -> Tensor:
     std = (p.power / max(p.pixels - ddof, 1)).sqrt()
-    return _degenerate(f.mean(p.centred) / std, p, 0.0, constant, f.count == 0)
+    score = f.mean_of(p.unit_at(f) - p.unit_sum / p.pixels) / std
+    return _degenerate(score, p, 0.0, constant, f.count == 0)
 
 
 def sim(
@@ -190,12 +193,17 @@ def sim(
 
 
 def _sim(
-    p: Maps, q: Maps, norm: Norm = "minmax", constant: Constant = "chance", empty: Empty = "nan"
+    p: Maps,
+    q: Maps,
+    norm: Norm = "minmax",
+    constant: Constant = "chance",
+    empty: Empty = "nan",
+    both: Comparison | None = None,
 ) -> Tensor:
     if norm == "minmax" and not (p.any_constant or q.any_constant):
-        # sum min(a u, b v) = b sum min(a / b u, v): one pass less over the pixels.
-        scaled = p.unit * (q.unit_sum / p.unit_sum)
-        score = torch.minimum(scaled, q.unit, out=scaled).sum(-1) / q.unit_sum.squeeze(-1)
+        both = both or Comparison(p, q, overlap=True)
+        assert both.overlap is not None
+        score = both.overlap
     elif norm == "minmax":
         score = torch.minimum(p.unit_density, q.unit_density).sum(-1)
     elif norm == "sum":
@@ -253,6 +261,11 @@ def _kl(
     constant: Constant = "chance",
     empty: Empty = "nan",
 ) -> Tensor:
+    pairs = zip(p.parts(), q.parts(), strict=True)
+    return torch.cat([_kl_part(s, t, eps, convention, constant, empty) for s, t in pairs])
+
+
+def _kl_part(p: Maps, q: Maps, eps: float, convention: str, constant: Constant, empty: Empty) -> Tensor:
     if convention != "pysaliency":
         shifted = convention == "pysaliency_mit"
         s = p.shifted_density() if shifted else p.density.clamp(min=0)
@@ -318,7 +331,10 @@ def _ig(
     p: Maps, f: Points, b: Maps, convention: GainConvention = "mit", constant: Constant = "chance"
 ) -> Tensor:
     if convention == "mit":
-        gain = f.mean((EPS + p.unit_density).log2() - (EPS + b.unit_density).log2())
+        at_p, at_b = (
+            torch.where(m.constant.unsqueeze(-1), 1 / m.pixels, m.unit_at(f) / m.unit_sum) for m in (p, b)
+        )
+        gain = f.mean_of((EPS + at_p).log2() - (EPS + at_b).log2())
     elif convention == "pysaliency":
         gain = f.mean(p.shifted_density(1e-20).log2() - b.shifted_density(1e-20).log2())
     else:
@@ -381,8 +397,7 @@ def _auc_judd(
     total = p.pixels
     values = ascending(f.values(p.raw))
     n = f.count
-    below = torch.searchsorted(p.sorted, values, right=False)
-    up_to = torch.searchsorted(p.sorted, values, right=True)
+    below, up_to = p.positions(values)
     valid = values < torch.inf
     at_least, above = (total - below) * valid, (total - up_to) * valid
     if method == "rank_all":
@@ -462,8 +477,8 @@ def _auc_borji(
 ) -> Tensor:
     levels = grid(step, True)
     tp = rates(bins(p, f.values(p.raw), levels), f.valid, len(levels))
-    everything = torch.ones_like(p.raw, dtype=torch.bool)
-    fp = rates(bins(p, p.raw, levels), everything, len(levels))
+    everything = torch.ones((1, 1), dtype=torch.bool, device=p.raw.device)
+    fp = torch.cat([rates(bins(m, m.raw, levels), everything, len(levels)) for m in p.parts()])
     return _degenerate(step_area(tp, fp), p, 0.5, constant, f.count < max(min_fixations, 1)).to(p.raw.dtype)
 
 

@@ -1,11 +1,14 @@
 """What every metric needs of its inputs: checked maps with their range, and fixations as pixel indices.
 
-A map keeps what several metrics share (range, scaled copy, sorted pixels), computed once and only on demand,
-so that the whole set of metrics costs little more than the dearest of them.
+A map keeps what several metrics share (range, moments), computed once and only on demand, so that the whole
+set of metrics costs little more than the dearest of them. Passes over the pixels go through a few maps at a
+time in buffers that are used again: fresh memory for every step would cost more than the arithmetic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +22,8 @@ Empty = Literal["nan", "mit", "uniform"]
 
 #: A map counts as constant when its range is at most this share of its largest magnitude.
 CONSTANT_TOLERANCE = 1e-12
+#: Pixels that a pass handles at once: what a core's cache holds, or a modest share of a GPU's memory.
+_PASS = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
 class MetricInputError(AvsalError, ValueError):
@@ -104,13 +109,7 @@ class Maps:
     @cached_property
     def unit(self) -> Tensor:
         """(B, P) maps scaled to [0, 1] by their extremes; a constant map becomes 0."""
-        span = torch.where(self.constant.unsqueeze(-1), torch.inf, self.high - self.low)
-        return (self.raw - self.low).div_(span)
-
-    @cached_property
-    def unit_sum(self) -> Tensor:
-        """(B, 1) sums of the scaled maps."""
-        return self.unit.sum(-1, keepdim=True)
+        return (self.raw - self.low).div_(self.span)
 
     @cached_property
     def unit_density(self) -> Tensor:
@@ -139,15 +138,69 @@ class Maps:
         shifted = self.raw - self.low.clamp(max=0) + floor
         return self._distribution(shifted, shifted.sum(-1, keepdim=True))
 
-    @cached_property
-    def centred(self) -> Tensor:
-        """(B, P) scaled maps minus their mean."""
-        return self.unit - self.unit_sum / self.pixels
+    def rows(self) -> list[slice]:
+        """Return the ranges of maps that one pass over the pixels handles together."""
+        step = max(1, _PASS.get(self.raw.device.type, _PASS["cpu"]) // self.pixels)
+        return [slice(begin, begin + step) for begin in range(0, len(self), step)]
+
+    def parts(self) -> Iterator[Maps]:
+        """Yield the same maps a few at a time (`rows`)."""
+        for rows in self.rows():
+            part = object.__new__(Maps)
+            part.name, part.lead, part.size = self.name, self.low[rows].shape[:1], self.size
+            part.raw, part.low, part.high = self.raw[rows], self.low[rows], self.high[rows]
+            yield part
 
     @cached_property
+    def span(self) -> Tensor:
+        """(B, 1) ranges of the values; infinite for a constant map, which scales to 0."""
+        return torch.where(self.constant.unsqueeze(-1), torch.inf, self.high - self.low)
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """(B, 1) sums of the scaled maps, and (B,) sums of the squares of the scaled maps less their mean."""
+        total, power = torch.empty_like(self.low), torch.empty_like(self.low[:, 0])
+        scratch: Tensor | None = None
+        for rows in self.rows():
+            scratch = scratch if scratch is not None else torch.empty_like(self.raw[rows])
+            unit = scratch[: len(self.raw[rows])]
+            torch.sub(self.raw[rows], self.low[rows], out=unit).div_(self.span[rows])
+            total[rows] = unit.sum(-1, keepdim=True)
+            power[rows] = unit.sub_(total[rows] / self.pixels).square_().sum(-1)
+        return total, power
+
+    @property
+    def unit_sum(self) -> Tensor:
+        """(B, 1) sums of the scaled maps."""
+        return self.moments[0]
+
+    @property
     def power(self) -> Tensor:
-        """(B,) sum of the squared centred values."""
-        return self.centred.square().sum(-1)
+        """(B,) sums of the squares of the scaled maps less their mean."""
+        return self.moments[1]
+
+    def unit_at(self, points: Points) -> Tensor:
+        """Return the scaled values (B, N) at the points; see `Points.values` for padding."""
+        return (points.values(self.raw) - self.low) / self.span
+
+    def positions(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many pixels lie below each of the values (B, N) and how many at or below it, int64."""
+        below, up_to = (torch.empty(values.shape, dtype=torch.int64, device=values.device) for _ in range(2))
+
+        def count(rows: slice) -> None:
+            pixels = ascending(self.raw[rows])
+            below[rows] = torch.searchsorted(pixels, values[rows])
+            up_to[rows] = torch.searchsorted(pixels, values[rows], right=True)
+
+        workers = min(torch.get_num_threads(), len(self))
+        if self.raw.device.type != "cpu" or workers < 2 or self.raw.numel() < _PASS["cpu"]:
+            for rows in self.rows():
+                count(rows)
+        else:
+            # NumPy sorts on one thread but lets others run.
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(count, (slice(i, i + 1) for i in range(len(self)))))
+        return below, up_to
 
     @cached_property
     def sorted(self) -> Tensor:
@@ -168,6 +221,45 @@ class Maps:
                 f" {len(other)} of {other.size[0]}x{other.size[1]}; resize the prediction to the ground truth's grid"
                 " (avsal.metrics.resize_maps), never the ground truth."
             )
+
+
+class Comparison:
+    """What CC and SIM need of two batches of maps, from one pass over the pixels of both.
+
+    Args:
+        p: predictions.
+        q: ground truth.
+        overlap: whether to compute the overlap too, which CC alone does not need.
+
+    Attributes:
+        covariance: (B,) sums of the products of the scaled maps less their means.
+        overlap: (B,) sums of the smaller of the two min-max scaled maps that sum to 1, None if not wanted;
+            of no meaning where a map is constant.
+    """
+
+    def __init__(self, p: Maps, q: Maps, *, overlap: bool) -> None:
+        self.covariance = torch.empty_like(p.low[:, 0])
+        self.overlap = torch.empty_like(p.low[:, 0]) if overlap else None
+        moments = [(torch.empty_like(m.low), torch.empty_like(m.low[:, 0])) for m in (p, q)]
+        scratch: Tensor | None = None
+        for rows in p.rows():
+            if scratch is None:
+                scratch = p.raw.new_empty((4, *p.raw[rows].shape))
+            s, t, u, v = scratch[:, : len(p.raw[rows])]
+            for m, unit, (total, _) in zip((p, q), (s, t), moments, strict=True):
+                torch.sub(m.raw[rows], m.low[rows], out=unit).div_(m.span[rows])
+                total[rows] = unit.sum(-1, keepdim=True)
+            (sum_p, power_p), (sum_q, power_q) = moments
+            torch.sub(s, sum_p[rows] / p.pixels, out=u)
+            power_p[rows] = torch.mul(u, u, out=v).sum(-1)
+            torch.sub(t, sum_q[rows] / q.pixels, out=v)
+            self.covariance[rows] = u.mul_(v).sum(-1)
+            power_q[rows] = v.square_().sum(-1)
+            if self.overlap is not None:
+                # sum min(a s, b t) = b sum min(a / b s, t): one pass less over the pixels.
+                s.mul_(sum_q[rows] / sum_p[rows])
+                self.overlap[rows] = torch.minimum(s, t, out=s).sum(-1) / sum_q[rows].squeeze(-1)
+        p.moments, q.moments = moments
 
 
 class Points:
@@ -238,7 +330,10 @@ class Points:
 
     def mean(self, maps: Tensor) -> Tensor:
         """Return (B,) means of maps (B, P) over the points, NaN without a point."""
-        values = self.values(maps)
+        return self.mean_of(self.values(maps))
+
+    def mean_of(self, values: Tensor) -> Tensor:
+        """Return (B,) means of values (B, N) at the points, padding left out, NaN without a point."""
         return values.masked_fill(~self.valid, 0).sum(-1) / self.count.to(values.dtype)
 
 

@@ -15,8 +15,8 @@ from avsal.metrics.conventions import CARD, METRICS, Conventions, Frames, Preset
 from avsal.metrics.inputs import Maps, MetricInputError
 from avsal.metrics.resize import postprocess, resize_maps
 
-#: Pixels that are scored at once: what fits a core's cache, or a modest share of a GPU's memory.
-_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
+#: Pixels that are scored at once, which bounds the memory for resized maps.
+_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
 class SaliencyMetrics(Metric):

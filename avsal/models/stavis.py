@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from avsal.errors import ConfigError
 from avsal.losses import correlation, cross_entropy, fixation_map, scanpath_saliency
-from avsal.models.base import SaliencyModule, SaliencyNetwork, check_multiple, choice
+from avsal.models.base import SaliencyModule, SaliencyNetwork, WindowRunner, check_multiple, choice
 from avsal.nn.resnet3d import ResNet3D
+from avsal.nn.resnet3d_windows import ResNet3DWindows
 from avsal.nn.soundnet import SoundNet, one_dimensional, published_name
 from avsal.nn.state import load_exact, strip_prefix
 from avsal.nn.waveform import windowed_excerpt
@@ -346,18 +347,32 @@ class STAViS(SaliencyNetwork):
         for level, dsam in enumerate(self.dsam):
             x = self.trunk.stem(x) if level == 0 else self.trunk.stage(level, x)
             if level == 2:
-                third = x
+                third = self._pool_visual(x)
             side, activation, attention = dsam(x, height, width)
             features.append(side)
             aux[f"dsam{level + 1}_logits"] = activation
             if level < 3:  # nothing follows level 4, whose attention is never applied
                 x = x * (1 + attention)
+        return self.join(features, third, audio_input, aux)
+
+    def join(
+        self, features: list[Tensor], third: Tensor, audio_input: Tensor | None, aux: dict[str, Tensor]
+    ) -> SaliencyOutput:
+        """Return the output for the DSAMs' features and the sound.
+
+        Args:
+            features: S^1 to S^4 (B, maps, H, W).
+            third: stage 2's output averaged over time (B, C, h, w).
+            audio_input: see `core`.
+            aux: what the output carries along; the maps made here are added.
+        """
+        height, width = features[0].shape[-2:]
         visual = torch.cat(features, 1)  # V = (S^1 | ... | S^4)
         if not self.audiovisual:
             return self.output(self._with_prior(self.fuse(visual)), aux)
         if audio_input is None:
             raise ConfigError("An audio-visual STAViS needs audio_input; take it from frontend().")
-        maps = self.localisation(self._pool_visual(third), self._audio_vector(audio_input))
+        maps = self.localisation(third, self._audio_vector(audio_input))
         maps = F.interpolate(maps, scale_factor=8, mode="bilinear", align_corners=False)
         maps = aux["localisation"] = centre_crop(maps, height, width)
         return self.output(self._with_prior(self._fuse(visual, maps, aux)), aux)
@@ -402,6 +417,48 @@ class STAViS(SaliencyNetwork):
         if self.fusion == "weighted_sum":
             return self.mix(s_v, s_a)
         return self.mix(s_v, s_a, self.fuse_av(torch.cat([visual, maps], 1)))
+
+    def window_runner(self) -> WindowRunner:
+        """Return a runner that shares the stem between the windows of a video and folds batch norm."""
+        return STAViSRunner(self)
+
+
+class STAViSRunner(WindowRunner):
+    """Runs STAViS over a video's windows; the trunk does the same sums in a cheaper order."""
+
+    network: STAViS
+
+    def __init__(self, network: STAViS) -> None:
+        super().__init__(network)
+        self.windows: ResNet3DWindows | None = None
+
+    def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
+        """Return what `network.core` returns, in eval mode from the shared stem."""
+        network = self.network
+        if network.training or torch.is_grad_enabled() or torch.is_autocast_enabled(video.device.type):
+            return network.core(video, audio_input)
+        weight = network.trunk.conv1.weight
+        if self.windows is None or self.windows.placed != (weight.device, weight.dtype):
+            self.windows = ResNet3DWindows(network.trunk)
+        height, width = video.shape[-2:]
+        aux: dict[str, Tensor] = {}
+        features = []
+        third = video
+        # Maps are (B, T, H, W, C) here; a DSAM only looks at their mean over time.
+        mean, x = self.windows.stem(video, frame_ids)
+        for level, dsam in enumerate(network.dsam):
+            if level:
+                x = self.windows.stage(level, x)
+                mean = x.mean(1, keepdim=True)
+            if level == 2:
+                third = network._pool_visual(x.movedim(-1, 1))
+            side, activation, attention = dsam(mean.movedim(-1, 1), height, width)
+            features.append(side)
+            aux[f"dsam{level + 1}_logits"] = activation
+            if level < 3:
+                # Positive and the same at all times, so that it commutes with a maximum over time.
+                x.mul_(1 + attention.movedim(1, -1))
+        return network.join(features, third, audio_input, aux)
 
 
 def _ends_in_map(name: str) -> bool:

@@ -330,6 +330,84 @@ def test_attention_survives_activations_beyond_the_range_of_the_exponential() ->
     assert torch.isfinite(plain.logits).all()
 
 
+# -- whole videos --------------------------------------------------------------------------------------
+
+
+def lively(network: STAViS) -> STAViS:
+    """Give every layer weights, and batch norm statistics, through which signals reach the end."""
+    randomised(network).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return network
+
+
+def starts(*values: int, frames: int = 16) -> torch.Tensor:
+    return torch.tensor(values)[:, None] + torch.arange(frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({}, [starts(0, 1, 2, 3), starts(4, 5, 6, 7), starts(8)]),
+        ({"fusion": "late", "visual_pool": "all", "prior": (4, 8)}, [starts(k) for k in range(4)]),
+        ({"audiovisual": False, "size": (61, 90)}, [starts(0, 2, 4), starts(6, 8)]),
+        ({"audiovisual": False, "width": 64, "size": (24, 40)}, [starts(0, 1, 2), starts(3, 4, 5)]),
+        ({"fusion": "multi_attention", "frames": 8, "size": (8, 9)}, [starts(0, 1, 2, frames=8)] * 2),
+        # Repeated frames before the beginning and after the end, a gap, and a video that runs backwards.
+        ({"fusion": "attention"}, [starts(-8, -7, -3).clamp_min(0), starts(3, 30, 4).clamp_max(20)]),
+        ({"audiovisual": False}, [starts(5, 3).flip(1), starts(1, 2) % 11]),
+    ],
+)
+@torch.no_grad()
+def test_a_video_in_batches_of_windows_gives_what_each_window_gives_alone(
+    options: dict, ids: list[torch.Tensor]
+) -> None:
+    network = lively(STAViS(**{**SMALL, **options}))
+    video = torch.randn(3, 60, *network.spec.size)
+    runner = network.window_runner()
+    for batch in ids:
+        clips = video[:, batch].transpose(0, 1)
+        sound = torch.randn(len(batch), 1, 1, 35280) * 50 if network.audiovisual else None
+        expected, found = network.core(clips, sound), runner(clips, batch, sound)
+        assert found.aux.keys() == expected.aux.keys()
+        pairs = [(found.logits, expected.logits), *((found.aux[k], expected.aux[k]) for k in expected.aux)]
+        for got, wanted in pairs:
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
+
+
+@torch.no_grad()
+def test_the_stem_meets_each_frame_once_and_adds_up_each_slice_once() -> None:
+    network = lively(STAViS(audiovisual=False, **SMALL))
+    video = torch.randn(3, 60, 64, 64)
+    runner = network.window_runner()
+    for first in (0, 4, 8):
+        batch = starts(*range(first, first + 4))
+        runner(video[:, batch].transpose(0, 1), batch, None)
+    assert runner.windows.convolved == 12 + 15
+    # Of 16 slices six touch the window's ends; the other ten are those of the frames 3 to 23.
+    assert (runner.windows.asked, runner.windows.computed) == (12 * 16, 12 * 6 + 21)
+
+
+def test_the_runner_leaves_training_and_gradients_to_the_network_and_follows_its_number_type() -> None:
+    network = lively(STAViS(audiovisual=False, **SMALL))
+    runner, ids = network.window_runner(), starts(0, 1)
+    video = torch.randn(3, 30, 64, 64)[:, ids].transpose(0, 1)
+    assert runner(video, ids, None).logits.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(runner(video, ids, None).logits, network.core(video).logits)
+        network.double()
+        found = runner(video.double(), ids, None).logits
+        torch.testing.assert_close(found, network.core(video.double()).logits, rtol=1e-10, atol=1e-10)
+        network.train()
+        before = network.trunk.bn1.running_mean.clone()
+        runner(video.double(), ids, None)
+        assert not torch.equal(network.trunk.bn1.running_mean, before)
+
+
 def test_transposed_convolutions_start_as_bilinear_interpolation() -> None:
     dsam = STAViS(audiovisual=False, **SMALL).dsam[1]
     ramp = torch.arange(6.0).expand(1, 4, 6, 6)

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
     stride = args.stride or 5
     shipped = [
-        e for e in entries().values() if not e.is_backbone and any(s.kind == "packaged" for s in e.sources)
+        e
+        for e in entries().values()
+        if any(s.kind == "packaged" for s in e.sources) and any(d.startswith("SynthAV") for d in e.data)
     ]
     if args.dry_run:
         for entry in shipped:

@@ -131,6 +131,7 @@ def test_lossless_video_is_exact(tmp_path: Path, is_grey: bool) -> None:
 
 def test_lossless_grey_video_opens_in_another_reader(tmp_path: Path) -> None:
     import cv2
+
     path = tmp_path / "out.mkv"
     with VideoWriter(path, 25, (48, 64), lossless=True, grey=True) as writer:
         writer.write(grey(blob(10, 50)))

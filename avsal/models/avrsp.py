@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,30 @@ from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 Fusion = Literal["ravf", "add", "multiply", "concat", "bilinear", "bilinear_steps", "mbt"]
 #: 32 frames at 10 fps and 22050 Hz, as SoundNet's users take it; gives three audio tokens.
 AUDIO_SAMPLES = 70560
+
+#: Constructor arguments of the rows of Tables III (modules), IV (pairs of synergy and gate) and V (fusion).
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{
+        f"III: {'audio-visual' if sound else 'visual'}, {name}": {
+            "audiovisual": sound,
+            "synergy": synergy,
+            "gate": gate,
+        }
+        for sound in (False, True)
+        for name, synergy, gate in (
+            ("neither", False, False),
+            ("MS", True, False),
+            ("MRG", False, True),
+            ("MS and MRG", True, True),
+        )
+    },
+    **{
+        f"IV: {'audio-visual' if sound else 'visual'}, {pairs} pairs": {"audiovisual": sound, "pairs": pairs}
+        for sound in (False, True)
+        for pairs in (4, 3, 2, 1, 0)
+    },
+    **{f"V: {name}": {"fusion": name} for name in get_args(Fusion)},
+}
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -569,7 +593,8 @@ class AVRSPModule(SaliencyModule):
             after the backbones.
     """
 
-    paper = "avrsp2024"
+    paper = "Relevance-guided audio visual fusion for video saliency prediction (AVRSP), arXiv 2411.11454"
+    variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
     network: AVRSP
 
     def __init__(

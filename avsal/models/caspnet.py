@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,21 @@ from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 Fusion = Literal["linear", "quadratic", "bilinear"]
 Decoder = Literal["sal", "fcn", "unet"]
 AudioEncoder = Literal["vggish", "small"]
+
+#: Constructor arguments of the rows of Tables 1 to 3 and of Figure 5.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "V (visual-only), Sal decoder": {"audiovisual": False},
+    "V, FCN decoder": {"audiovisual": False, "decoder": "fcn"},
+    "V, UNet decoder": {"audiovisual": False, "decoder": "unet"},
+    "V+A+Bilinear": {"fusion": "bilinear", "iterations": 0},
+    "V+A+I_Quadratic": {"fusion": "quadratic", "iterations": 0},
+    "V+A+I_Linear": {"iterations": 0},
+    **{
+        f"V+A+I_Linear, AVIM at stage {' '.join(map(str, stages))}": {"iterations": 0, "stages": stages}
+        for stages in ((1,), (2,), (3,), (4,), (2, 3, 4))
+    },
+    **{f"V+A+I_Linear+C, N = {n}": {"iterations": n} for n in (1, 2, 3, 4, 5)},
+}
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -436,7 +451,11 @@ class CASPNetModule(SaliencyModule):
             after the backbones.
     """
 
-    paper = "xiong2023casp"
+    paper = (
+        "Xiong et al., CASP-Net: Rethinking video saliency prediction from an audio-visual consistency "
+        "perceptual perspective, CVPR 2023"
+    )
+    variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
     network: CASPNet
 
     def __init__(

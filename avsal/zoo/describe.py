@@ -10,6 +10,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from avsal.errors import AvsalError, WeightsError
 from avsal.models import create_model, list_models
@@ -44,7 +45,9 @@ def describe_name(name: str, arguments: Mapping[str, Any]) -> RenderableType:
     if name in entries():
         return _entry(find(name))
     if name in list_models():
-        return _group(f"model {name}", _module_rows(create_model(name, **arguments)))
+        module = create_model(name, **arguments)
+        more = _variants(module) if hasattr(module, "variants") and not arguments else []
+        return _group(f"model {name}", _module_rows(module), *more)
     if "/" not in name and not Path(name).exists():
         try:
             find(name)
@@ -155,23 +158,47 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.4g}" for value in values)
 
 
+def _variants(module: Any) -> list[RenderableType]:
+    """Return a table of the paper's configurations with their sizes, counted without computing the network."""
+    table = Table(title="\nconfigurations of the paper", title_justify="left", box=None, pad_edge=False)
+    table.add_column("row")
+    table.add_column("arguments", overflow="fold")
+    for heading in ("parameters", "multiply-adds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    # Every configuration that hears eats the same sound.
+    _, heard = _example(module.network)
+    for row, variant in module.variants.items():
+        with torch.device("meta"):
+            network = type(module)(**variant).network
+            video = torch.empty(1, 3, network.spec.frames, *network.spec.size)
+        sound = heard.to("meta") if heard is not None and network.spec.audio is not None else None
+        cost = count(network, video, sound, method="core")
+        shown = ", ".join(f"{key}={value}" for key, value in variant.items())
+        table.add_row(row, shown, f"{cost.params / 1e6:.2f} M", f"{cost.macs / 1e9:.1f} G")
+    return [table]
+
+
 def network_cost(network: SaliencyNetwork) -> Cost:
     """Count parameters and multiply-adds of `core` on one clip at 25 frames per second.
 
     Args:
         network: stays as it is.
     """
+    return count(network, *_example(network), method="core")
+
+
+def _example(network: SaliencyNetwork) -> tuple[Tensor, Tensor | None]:
+    """Return a clip at 25 frames per second and what the network hears of its silence."""
     spec = network.spec
     video = torch.zeros(1, 3, spec.frames, *spec.size)
+    if spec.audio is None:
+        return video, None
     spacing = spec.step if spec.step_unit == "seconds" else spec.step / _FPS
     times = torch.arange(spec.frames, dtype=torch.float64)[None] * spacing
-    audio_input = None
-    if spec.audio is not None:
-        rate = spec.audio.sample_rate or 22050
-        begin, end = spec.audio.samples(0.0, float(times[0, -1]), _FPS, rate)
-        waveform = torch.zeros(1, end - begin)
-        with torch.no_grad():
-            audio_input = network.frontend(
-                waveform, torch.tensor([end - begin]), torch.tensor([True]), times - begin / rate
-            )
-    return count(network, video, audio_input, method="core")
+    rate = spec.audio.sample_rate or 22050
+    begin, end = spec.audio.samples(0.0, float(times[0, -1]), _FPS, rate)
+    waveform = torch.zeros(1, end - begin)
+    with torch.no_grad():
+        return video, network.frontend(
+            waveform, torch.tensor([end - begin]), torch.tensor([True]), times - begin / rate
+        )

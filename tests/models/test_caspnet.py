@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 import avsal
 from avsal.errors import ConfigError, WeightsError
-from avsal.models.caspnet import CASPNet, CASPNetModule
+from avsal.models.caspnet import VARIANTS, CASPNet, CASPNetModule
 from avsal.nn.cost import count
 from avsal.nn.s3d import S3DFeatures
 from avsal.types import Batch, SaliencyOutput
+from avsal.zoo.describe import _variants
 from benchmarks.aspp_attention import arithmetic
 
 TINY: dict[str, Any] = {
@@ -356,6 +358,16 @@ def test_backbones_load_when_training_starts(monkeypatch: pytest.MonkeyPatch) ->
     module.setup("test")
     with pytest.raises(ConfigError, match="does not hear"):
         CASPNetModule(**TINY, audiovisual=False, audio_backbone="vggish")
+
+
+def test_info_counts_every_configuration_of_the_paper() -> None:
+    table = _variants(CASPNetModule(**TINY))[0]
+    assert isinstance(table, Table)
+    cells = {row: (size, cost) for row, _, size, cost in zip(*(c.cells for c in table.columns), strict=True)}
+    assert cells["V (visual-only), Sal decoder"] == ("33.72 M", "184.6 G")
+    assert cells["V, FCN decoder"] == ("19.09 M", "33.0 G")
+    assert cells["V+A+I_Linear+C, N = 3"] == ("114.16 M", "189.7 G")
+    assert len(cells) == len(VARIANTS)
 
 
 def test_the_module_is_found_and_rebuilds_itself_from_its_arguments() -> None:

@@ -102,7 +102,9 @@ def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path
             color=COLOURS[number % len(COLOURS)],
             capsize=3, markersize=7, label=_name(entry), markerfacecolor="none" if entry.sound != "own" else None,
         )  # fmt: skip
-    axes.set_xscale("log")
+    costs = [e.cost.multiply_adds for e in entries if e.cost is not None and e.cost.multiply_adds]
+    if costs and max(costs) > 3 * min(costs):  # close costs would crowd a logarithmic axis with labels
+        axes.set_xscale("log")
     axes.set(xlabel="multiply-adds of one clip, in 10⁹")
     axes.set(ylabel=_unit(metric), title=data)
     axes.grid(alpha=0.3)

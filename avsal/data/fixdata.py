@@ -312,8 +312,14 @@ class HEVC33DataModule(FixdataDataModule):
 
     name = "hevc33"
     set_name = "HEVC33"
-    #: The same recordings with and without text, or at two sizes.
-    same_scene = {"BasketballDrillText": "BasketballDrill", "RaceHorsesD": "RaceHorsesC"}
+    #: The same recording with and without text or at two sizes, and clips that share a room or its people.
+    same_scene = {
+        "BasketballDrillText": "BasketballDrill",
+        "RaceHorsesD": "RaceHorsesC",
+        **dict.fromkeys(("Vidyo3", "Vidyo4"), "Vidyo1"),
+        **dict.fromkeys(("KristenAndSara", "FourPeople"), "Johnny"),
+        **dict.fromkeys(("Simo", "Male", "Female", "Lee", "Couple"), "Yan"),
+    }
 
 
 class FindWhoDataModule(FixdataDataModule):

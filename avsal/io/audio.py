@@ -13,6 +13,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -133,8 +134,6 @@ class AudioStream:
         return torch.cat(blocks)[start : start + end - begin]
 
     def _block(self, begin: int, size: int) -> Tensor:
-        from torchaudio.functional import resample
-
         assert self._track is not None
         if begin < 0 or (self._track.finished and begin >= self._scaled(self._track.length)):
             return torch.zeros(size)
@@ -145,7 +144,7 @@ class AudioStream:
         reach = math.ceil(_FILTER_WIDTH / (min(old, new) * _ROLLOFF)) + 1
         first, last = begin // new - reach, (begin + size) // new + reach
         piece = torch.from_numpy(self._track.read(first * old, last * old))
-        out = resample(piece, self._own_rate, self.rate, _FILTER_WIDTH, _ROLLOFF)
+        out = _resampler(self._own_rate, self.rate)(piece)
         out = out[reach * new : reach * new + size].clone()
         if self._track.finished:  # the filter rings past the end; the resampled whole file stops there
             out[max(self._scaled(self._track.length) - begin, 0) :] = 0
@@ -163,6 +162,16 @@ class AudioStream:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@lru_cache(maxsize=16)
+def _resampler(own: int, rate: int) -> torch.nn.Module:
+    """Return `torchaudio.functional.resample` from `own` to `rate` with its filter computed once."""
+    from torchaudio.transforms import Resample
+
+    return Resample(
+        own, rate, lowpass_filter_width=_FILTER_WIDTH, rolloff=_ROLLOFF, dtype=torch.float32
+    ).requires_grad_(False)
 
 
 def load_audio(path: StrPath, rate: int | None = None) -> tuple[Tensor, int, bool]:

@@ -286,7 +286,7 @@ def _assemble(
     results = from_test(module, data, checkpoint=checkpoint)
     if isinstance(fresh, GazeMetrics):
         # Gaze sets list clips; their metrics know recordings.
-        videos = {str(shards.names.get(int(k), k)): v for k, v in fresh.per_video().items()}
+        videos = {str(shards.names.get(int(k), k)): v for k, v in fresh.per_video(steps=True).items()}
         results = results.model_copy(update={"videos": videos})
     return results, fresh
 

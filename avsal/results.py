@@ -127,7 +127,8 @@ class Results(_Part):
         conventions: how each metric was computed (`avsal.metrics.Conventions.describe`).
         metrics: the data set's score by metric; null where no frame could be scored.
         frames: frames used for each metric (`frames_<metric>`), all frames, failed frames, videos.
-        videos: scores and frame numbers of each video.
+        videos: scores and frame numbers of each video; of gaze also for each anticipation step (`recall_step1` …).
+        steps: scores of each anticipation step of gaze, at the threshold of all steps; empty for saliency.
         failed: items that could not be scored.
         notes: what else a reader of the numbers should know.
         cost: size and speed of the network, None for maps of unknown origin.
@@ -150,6 +151,7 @@ class Results(_Part):
     metrics: dict[str, Score]
     frames: dict[str, int]
     videos: dict[str, dict[str, Score]]
+    steps: list[dict[str, Score]] = Field(default_factory=list)
     failed: list[Failure] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     cost: Cost | None = None
@@ -305,11 +307,15 @@ def from_test(
         seconds: duration of the test, if it was measured.
         split: the split that was scored.
     """
+    from avsal.metrics.gaze import GazeMetrics
+
     metric = module.metrics("test")
     scores, used = metric.compute(), metric.frames_used()
     items = datamodule.split_items(split) if hasattr(datamodule, "split_items") else []
     names = {number: item.name for number, item in enumerate(items)}
-    videos = {str(k): v for k, v in metric.per_video(names).items()}
+    gaze = metric if isinstance(metric, GazeMetrics) else None
+    per_video = metric.per_video(names) if gaze is None else gaze.per_video(names, steps=True)
+    videos = {str(k): v for k, v in per_video.items()}
     conventions = metric.conventions.describe() if hasattr(metric, "conventions") else {"name": "csts"}
     source = None
     if checkpoint:
@@ -344,6 +350,7 @@ def from_test(
         metrics=scores,
         frames=used,
         videos=videos,
+        steps=gaze.per_step() if gaze is not None else [],
         failed=[Failure(item=str(item), error=str(error)) for item, error in failures],
         seconds=seconds if seconds is not None else 0.0,
     )

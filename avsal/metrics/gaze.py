@@ -160,17 +160,27 @@ class GazeMetrics(Metric):
         steps = range(int(keys[:, 2].max()) + 1) if len(keys) else range(0)
         return [self._group(keys[:, 2] == step, counts, auc, threshold) for step in steps]
 
-    def per_video(self, names: Mapping[int, str] | None = None) -> dict[int | str, dict[str, float]]:
+    def per_video(
+        self, names: Mapping[int, str] | None = None, *, steps: bool = False
+    ) -> dict[int | str, dict[str, float]]:
         """Return each video's scores at the pooled threshold, and its fixation `frames`.
 
         Args:
             names: what to call the videos instead of their numbers. In a distributed run call `compute` on
                 every rank first.
+            steps: add `recall_step1`, `precision_step1` and `frames_step1`, and so on, of each anticipation step.
         """
         self.compute()
         keys, counts, auc = self._table
-        videos = keys[:, 0].unique().tolist()
-        return {(names or {}).get(v, v): self._group(keys[:, 0] == v, counts, auc, "pooled") for v in videos}
+        result: dict[int | str, dict[str, float]] = {}
+        for video in keys[:, 0].unique().tolist():
+            own = keys[:, 0] == video
+            row = self._group(own, counts, auc, "pooled")
+            for step in range(int(keys[:, 2].max()) + 1) if steps else ():
+                part = self._group(own & (keys[:, 2] == step), counts, auc, "pooled")
+                row |= {f"{name}_step{step + 1}": part[name] for name in ("recall", "precision", "frames")}
+            result[(names or {}).get(video, video)] = row
+        return result
 
     def frames_used(self) -> dict[str, int]:
         """Return `frames` (all), `frames_f1` (those that are fixations and count) and their `videos`."""

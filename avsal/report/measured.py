@@ -53,7 +53,7 @@ class Entry:
         data: the data set.
         system: of a paper, or None.
         scores: by metric.
-        units: the videos behind each metric, for paired differences.
+        units: the videos behind each metric, for paired differences; of gaze also `recall_step1` … .
         cost: of the network, where the files say.
         records: the files behind it.
     """
@@ -129,6 +129,8 @@ def board(paths: Iterable[Path], *, draws: int = DRAWS, seed: int = 0) -> Board:
 def _entry(data: str, records: Sequence[Record], draws: int, seed: int) -> Entry:
     first = records[0]
     names = [m for m in first.results.metrics if all(m in r.results.metrics for r in records)]
+    count = min(len(r.results.steps) for r in records)
+    names += [f"{m}_step{k + 1}" for k in range(count) for m in ("recall", "precision")]
     scores: dict[str, Score] = {}
     units: dict[str, Units] = {}
     for metric in names:
@@ -188,8 +190,10 @@ def gather(records: Sequence[Record], metric: str) -> Units:
     """
     pooled_frames = records[0].results.protocol.get("average") == "frame" or records[0].gaze
 
+    step = metric[metric.find("_step") :] if "_step" in metric else ""
+
     def weight(row: Mapping[str, float]) -> float:
-        return float(row.get(f"frames_{metric}", row.get("frames", 1))) if pooled_frames else 1.0
+        return float(row.get(f"frames_{metric}", row.get(f"frames{step}", 1))) if pooled_frames else 1.0
 
     same = len(records) > 1 and all(set(r.videos) == set(records[0].videos) for r in records)
     if same:
@@ -212,9 +216,10 @@ def _gaze_scores(
     parts = {m: units[m].draws(counts) for m in ("recall", "precision")}
     parts["f1"] = f1_of(parts["recall"], parts["precision"])
     scores = {}
-    for metric, samples in parts.items():
+    for metric in ("f1", "recall", "precision"):
+        samples = parts[metric]
         scores[metric] = Score(float(metrics[metric]), *interval(samples), samples, len(any_units.names))
-    return {m: scores[m] for m in ("f1", "recall", "precision")}
+    return scores
 
 
 def shown(metric: str, value: float) -> float:

@@ -92,6 +92,35 @@ def paired(first: Units, second: Units, *, draws: int = DRAWS, seed: int = 0) ->
     return a.mean() - b.mean(), *interval(a.draws(counts) - b.draws(counts))
 
 
+def gaze_f1(
+    first: tuple[Units, Units],
+    second: tuple[Units, Units] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    data: str = "",
+) -> tuple[float, float, float]:
+    """Return F1 from recall and precision, and its interval; with `second`, the difference over the same videos.
+
+    Args:
+        first, second: recall and precision of each system.
+        draws, seed, data: see `resamples`.
+    """
+    both = sorted(set(first[0].names) & set((second or first)[0].names))
+    if not both:
+        return (float("nan"),) * 3
+    counts = resamples(len(both), draws=draws, seed=seed, data=data)
+    once = np.ones((1, len(both)))
+    values, samples = [], []
+    for parts in (first, second) if second is not None else (first,):
+        units = [_restrict(part, both) for part in parts]
+        values.append(float(f1_of(*(u.draws(once) for u in units))[0]))
+        samples.append(f1_of(*(u.draws(counts) for u in units)))
+    if second is None:
+        return values[0], *interval(samples[0])
+    return values[0] - values[1], *interval(samples[0] - samples[1])
+
+
 def average(parts: Sequence[FloatArray]) -> FloatArray:
     """Return (B,) the mean of several data sets' resamples, drawn independently of each other."""
     return np.mean(np.stack(parts), 0)

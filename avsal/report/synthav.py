@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from avsal.report.measured import Board, Entry, board, shown
 from avsal.report.published import LABELS
-from avsal.report.statistics import paired
+from avsal.report.statistics import gaze_f1, paired
 from avsal.report.tables import DIGITS, Table, Value, giga, millions, number, text
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def _baseline(kind: str, data: Any) -> Any:
 
 
 def synthav_tables(found: Board) -> list[Table]:
-    """Return the table of all systems in the three conditions, that of differences, and that of gaze."""
-    tables = [_conditions(found), _differences(found), _gaze(found)]
+    """Return the table of all systems in the three conditions, that of differences, and those of gaze."""
+    tables = [_conditions(found), _differences(found), _gaze(found), _gaze_steps(found)]
     return [table for table in tables if table.rows]
 
 
@@ -262,3 +262,35 @@ def _gaze(found: Board) -> Table:
         rows,
         ["Scores in per cent, at one threshold for all videos."],
     )
+
+
+def _gaze_steps(found: Board) -> Table:
+    """F1 at each moment ahead (the paper's Figure 3), and what the sound adds there."""
+    from avsal.report.figures import twins
+
+    rows = []
+    endings = [""]
+    for data in sorted({e.data for e in found.entries if e.data.startswith(EGO)}):
+        entries = sorted(found.of(data), key=_rank)
+        steps = max((e.units for e in entries), key=len)
+        endings = ["", *(m.removeprefix("recall") for m in steps if m.startswith("recall_step"))]
+
+        rows += [[text(e.title), *_f1_cells(endings, e)] for e in entries]
+        own = {e.label: e for e in entries if e.sound == "own"}
+        pairs = [(a, b, "its twin without sound") for a, b in twins(entries)]
+        pairs += [(own[e.label], e, "itself, sound swapped") for e in entries if e.sound != "own"]
+        rows += [[text(f"{a.title} minus {minus}"), *_f1_cells(endings, a, b)] for a, b, minus in pairs]
+    heads = ["F1 (%)", "all moments", *(f"moment {ending.removeprefix('_step')}" for ending in endings[1:])]
+    note = "One threshold for all moments. Differences over the same videos; 95 % intervals of a bootstrap over videos."
+    return Table("SynthAV, head-mounted camera: F1 at each moment ahead", heads, rows, [note])
+
+
+def _f1_cells(endings: Sequence[str], *systems: Entry) -> list[Value]:
+    """F1 in per cent for each ending of the score names, of one system or of two's difference."""
+    found = []
+    for ending in endings:
+        parts = [(e.units[f"recall{ending}"], e.units[f"precision{ending}"]) for e in systems]
+        value, low, high = (100 * v for v in gaze_f1(*parts, data=systems[0].data))
+        sign = "+" if len(systems) > 1 else ""
+        found.append(Value(f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]", value))
+    return found

@@ -79,6 +79,16 @@ def test_metric_from_network_output_to_four_numbers(letter: str, dataset: str) -
     assert sum(s["recall"] * s["frames"] for s in steps if s["frames"]) / kept == pytest.approx(
         recall, abs=1e-6
     )
+    # So are each step's means those of the videos, weighted by their frames of this step.
+    videos = metric.per_video(steps=True).values()
+    for number, step in enumerate(steps, 1):
+        frames = [v[f"frames_step{number}"] for v in videos]
+        assert sum(frames) == step["frames"]
+        for name in ("recall", "precision"):
+            total = sum(v[f"{name}_step{number}"] * n for v, n in zip(videos, frames, strict=True) if n)
+            assert total / max(step["frames"], 1) == pytest.approx(
+                step[name] if step["frames"] else 0, abs=1e-12
+            )
     own = metric.per_step("own")
     assert all(o["f1"] >= s["f1"] for o, s in zip(own, steps, strict=True) if s["frames"])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from avsal.report.statistics import Units, average, f1_of, interval, paired, resamples
+from avsal.report.statistics import Units, average, f1_of, gaze_f1, interval, paired, resamples
 
 
 def units(values: np.ndarray, weights: np.ndarray | None = None, rule: str = "pool") -> Units:
@@ -79,3 +79,27 @@ def test_the_mean_of_independent_sets_is_more_certain_than_each() -> None:
 
 def test_f1_is_the_harmonic_mean() -> None:
     assert f1_of(np.array([0.5]), np.array([0.25]))[0] == pytest.approx(stats.hmean([0.5, 0.25]), abs=1e-5)
+
+
+def test_f1_of_frames_pooled_over_videos_and_its_difference_equal_a_loop() -> None:
+    random = np.random.default_rng(3)
+    frames = random.integers(20, 60, 12).astype(float)[:, None]
+    ours, theirs = (
+        tuple(units(random.uniform(0.2, 0.8, (12, 1)), frames) for _ in ("recall", "precision"))
+        for _ in range(2)
+    )
+
+    def f1(parts: tuple[Units, ...], drawn: np.ndarray) -> float:
+        recall, precision = (np.average(p.values[drawn, 0], weights=frames[drawn, 0]) for p in parts)
+        return float(2 * recall * precision / (recall + precision + 1e-6))
+
+    everything = np.arange(12)
+    value, low, high = gaze_f1(ours, draws=300)  # type: ignore[arg-type]
+    assert value == pytest.approx(f1(ours, everything))
+    rows = [np.repeat(everything, row.astype(int)) for row in resamples(12, draws=300)]
+    slow = [f1(ours, row) for row in rows]
+    assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+    gap, low, high = gaze_f1(ours, theirs, draws=300)  # type: ignore[arg-type]
+    assert gap == pytest.approx(f1(ours, everything) - f1(theirs, everything))
+    slow = [f1(ours, row) - f1(theirs, row) for row in rows]
+    assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))

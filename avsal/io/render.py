@@ -156,8 +156,10 @@ def draw_points(
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
         column, row = round(float(x)), round(float(y))
-        rows = slice(max(row - reach, 0), max(min(row + reach + 1, height), 0))
-        columns = slice(max(column - reach, 0), max(min(column + reach + 1, width), 0))
+        rows = slice(max(row - reach, 0), min(row + reach + 1, height))
+        columns = slice(max(column - reach, 0), min(column + reach + 1, width))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            continue  # wholly outside
         dy, dx = np.mgrid[rows, columns]
         distance = (dy - row) ** 2 + (dx - column) ** 2
         out[rows, columns][distance <= reach**2] = 0

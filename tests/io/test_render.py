@@ -81,6 +81,16 @@ def test_points_are_discs_at_x_y_and_are_cut_at_the_border() -> None:
     assert tuple(out[10, 55]) == (100, 100, 100)
 
 
+@pytest.mark.parametrize("point", [(-5, 20), (64, 20), (30, -5), (30, 44), (90, 90), (1e9, 20), (-1e9, -1e9)])
+def test_points_wholly_outside_a_picture_on_any_side_draw_nothing(point: tuple[float, float]) -> None:
+    image = np.full((40, 60, 3), 100, np.uint8)
+    np.testing.assert_array_equal(draw_points(image, [point], radius=3), image)
+    # One pixel nearer, the rim shows.
+    near = tuple(np.clip(point, (-4, -4), (63, 43)))
+    if 0 <= point[0] < 60 or 0 <= point[1] < 40:
+        assert (draw_points(image, [near], radius=3) == 0).all(-1).sum() == 1
+
+
 @pytest.mark.parametrize("size", [(48, 64), (49, 65)])
 def test_video_keeps_pictures_and_times(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "new" / "out.mp4"

@@ -26,7 +26,8 @@ DEPTH = 1.0
 class AriaRecording:
     """The upright pictures, the sound and the camera of one VRS file.
 
-    Pictures are the RGB camera's, turned by 90 degrees clockwise as the glasses are worn.
+    Pictures are the RGB camera's. Those of the first generation of glasses lie on their side and are turned by 90
+    degrees clockwise; later ones are upright already.
 
     Args:
         path: the VRS file.
@@ -94,10 +95,18 @@ class AriaRecording:
         return float(self.provider.get_nominal_rate_hz(self._camera))
 
     @cached_property
+    def _turned(self) -> bool:
+        """Whether the stored pictures lie on their side."""
+        # projectaria_tools before 2.0 knows the first generation only, and does not tell.
+        version = getattr(self.provider, "get_device_version", None)
+        return version is None or version().name == "Gen1"
+
+    @cached_property
     def size(self) -> tuple[int, int]:
         """(H, W) of the upright pictures."""
         configuration = self.provider.get_image_configuration(self._camera)
-        return int(configuration.image_width), int(configuration.image_height)
+        size = int(configuration.image_height), int(configuration.image_width)
+        return size[::-1] if self._turned else size
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -114,8 +123,15 @@ class AriaRecording:
                 image = self.provider.get_image_data_by_index(self._camera, int(k))[0]
                 if not image.is_valid():
                     raise MediaError(f"{self.path}: picture {k} of the recording cannot be read.")
-                pictures[k] = np.ascontiguousarray(np.rot90(image.to_numpy_array(), -1))
+                stored = image.to_numpy_array()
+                pictures[k] = np.ascontiguousarray(np.rot90(stored, -1) if self._turned else stored)
         return np.stack([pictures[k] for k in indices])
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether microphones were recorded."""
+        stream = self._stream("mic")
+        return stream is not None and self.provider.get_num_data(stream) > 0
 
     def sound(self, rate: int | None = None) -> AriaSound:
         """Return the recording's sound, the mean of its microphones."""
@@ -140,7 +156,9 @@ class AriaRecording:
             depth = float(depths[k]) if np.isfinite(depths[k]) and depths[k] > 0 else DEPTH
             point = mps.get_eyegaze_point_at_depth(float(table.x[k]), float(table.y[k]), depth)
             pixel = camera.project(np.asarray(to_camera @ np.asarray(point).reshape(3, 1)).ravel())
-            if pixel is not None:
+            if pixel is not None and not self._turned:
+                x[k], y[k] = pixel[0] / width, pixel[1] / height
+            elif pixel is not None:
                 # Turned clockwise: the sensor's column runs down, its row from right to left.
                 x[k], y[k] = (height - 1 - pixel[1]) / height, pixel[0] / width
         return x, y
@@ -148,9 +166,13 @@ class AriaRecording:
     def gaze(self, path: Path | str, *, max_gap: float = 0.2) -> FloatArray:
         """Return the gaze at every picture.
 
+        Between two tracked samples the point moves on a straight line, which at the middle is the mean that the authors
+        of CSTS took to bring 10 Hz gaze to 20 frames per second. Elsewhere the nearest sample counts.
+
         Args:
             path: the MPS gaze table (any generation), or one of angles on the device's clock.
-            max_gap: seconds to the nearest sample beyond which gaze is not known.
+            max_gap: seconds between samples beyond which nothing is interpolated, and to the nearest sample beyond
+                which gaze is not known.
 
         Returns:
             (n, 4) time, x and y in 0..1 of the upright picture, gaze type (0, 2 outside the picture, 3 untracked).
@@ -166,6 +188,20 @@ class AriaRecording:
         x, y = self.project(table)
         out = np.stack([times, x[index], y[index], np.full(len(times), float(FIXATION))], 1)
         seen = (index >= 0) & table.tracked[index]
+        after = np.searchsorted(table.time, times)
+        between = np.flatnonzero((after > 0) & (after < len(table)))
+        low, high = after[between] - 1, after[between]
+        # A lost sample, or one that does not meet the picture, has no coordinates.
+        ends = (
+            np.isfinite(x[low])
+            & np.isfinite(x[high])
+            & (table.time[high] - table.time[low] <= max_gap + 1e-9)
+        )
+        between, low, high = between[ends], low[ends], high[ends]
+        share = (times[between] - table.time[low]) / np.maximum(table.time[high] - table.time[low], 1e-12)
+        out[between, 1] = x[low] + share * (x[high] - x[low])
+        out[between, 2] = y[low] + share * (y[high] - y[low])
+        seen[between] = True
         projected = np.isfinite(out[:, 1])
         out[seen & ~projected, 3] = OUTSIDE
         out[~seen, 3] = UNTRACKED
@@ -192,7 +228,7 @@ class AriaSound:
     def __init__(self, recording: AriaRecording, rate: int | None = None) -> None:
         self._recording = recording
         self._stream = recording._stream("mic")
-        self.has_audio = self._stream is not None and recording.provider.get_num_data(self._stream) > 0
+        self.has_audio = recording.has_audio
         provider = recording.provider
         self._own = (
             int(provider.get_audio_configuration(self._stream).sample_rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,11 +39,12 @@ class GazeDataModule(SaliencyDataModule):
         stored_spectrograms: take the authors' stored spectrograms beside the clips instead of the sound.
         batch_size: clips of a training batch.
         eval_batch_size: clips of a validation or test batch.
-        options: see `SaliencyDataModule` (`num_workers`, `seed`, `flip`, `strict`, `limit`, `spec`).
+        options: see `SaliencyDataModule` (`num_workers`, `seed`, `flip`, `strict`, `limit`, `swap_sound`, `spec`). With
+            `swap_sound` every test clip that has sound is heard with that of another one.
 
     Attributes:
         counts: clips per split and what became of them: "listed", "kept", "no video", "too short", "no gaze"; of the
-            kept ones cut from original recordings, those "without sound".
+            kept ones, those "without sound".
     """
 
     protocol: ClassVar[Protocol]
@@ -66,6 +68,7 @@ class GazeDataModule(SaliencyDataModule):
         self.lists = Path(lists).expanduser() if lists is not None else None
         self.val_fraction, self.stored_spectrograms = val_fraction, stored_spectrograms
         self.counts: dict[str, Counter[str]] = {}
+        self._audible: dict[str, bool] = {}
         self._split: dict[str, tuple[list[Segment], list[GazeVideo], list[int]]] = {}
         if not 0 <= val_fraction < 1:
             raise ConfigError(f"val_fraction={val_fraction} must lie in 0..1 (1 excluded).")
@@ -175,6 +178,11 @@ class GazeDataModule(SaliencyDataModule):
         self._split[split] = segments, [item for _, item in items.values()], which
         return self._split[split]
 
+    def video_names(self, split: Split) -> dict[int, str]:
+        """Return the name of the recording behind every `video_id` of a split's batches."""
+        videos = sorted({segment.video for segment in self.gaze_segments(split)[0]})
+        return {k: f"{self.set_name}/{video}" for k, video in enumerate(videos)}
+
     def _original(
         self, segment: Segment, known: dict[str, GazeVideo | None], durations: dict[str, float]
     ) -> GazeVideo | str:
@@ -189,6 +197,8 @@ class GazeDataModule(SaliencyDataModule):
         if name not in durations:
             try:
                 durations[name] = _duration(item)
+                if isinstance(item.open_frames, OpenVrs):
+                    item = known[name] = replace(item, silent=not _has_microphone(item.open_frames))
             except AvsalError as error:
                 if self.strict:
                     raise
@@ -204,19 +214,39 @@ class GazeDataModule(SaliencyDataModule):
         labels = self.label_file(clips.parent / "gaze_frame_label", segment.video)
         if not labels.is_file():
             return "no gaze"
-        wave = clips.parent / "clips.audio_24kHz" / segment.video / f"{segment.clip}.wav"
+        sound, begin, silent = self._clip_sound(clips, path, segment)
         stored = None
         if self.stored_spectrograms:
             # The released loader and the released script name this folder differently.
             folders = (clips.parent / "clips.audio_24kHz_stft", clips.with_name(f"{clips.name}.audio_stft"))
             candidates = (f / segment.video / f"{segment.clip}.npy" for f in folders)
             stored = next((c for c in candidates if c.is_file()), None)
-            if stored is None:
+            # The authors' script gives the recordings whose sound lies apart no spectrograms: they are computed.
+            if stored is None and not silent and sound.stem != segment.video:
                 return "no stored spectrogram"
         return GazeVideo(
-            f"{self.set_name}/{segment.clip}", None, None, OpenVideo(path), audio=wave if wave.is_file() else path,
-            start=segment.start, gaze_file=labels, spectrogram=stored, protocol=self.protocol,
+            f"{self.set_name}/{segment.clip}", None, None, OpenVideo(path), audio=sound, start=segment.start,
+            gaze_file=labels, as_spectrogram=self.stored_spectrograms, spectrogram=stored, sound_start=begin,
+            silent=silent and stored is None, protocol=self.protocol,
         )  # fmt: skip
+
+    def _clip_sound(self, clips: Path, path: Path, segment: Segment) -> tuple[Path, float, bool]:
+        """Return the file with a clip's sound, the seconds at which the clip begins in it, and whether it is silent.
+
+        Sound of whole recordings (`missing_audio/`, which the authors' script copies beside the folders of clips) is
+        cut at the segment.
+        """
+        waves = clips.parent / "clips.audio_24kHz"
+        own = waves / segment.video / f"{segment.clip}.wav"
+        if own.is_file():
+            return own, 0.0, False
+        for whole in (clips.parent / "missing_audio", waves):
+            if (found := whole / f"{segment.video}.wav").is_file():
+                return found, float(segment.start), False
+        # One clip tells for its recording: opening every clip of a list would take minutes.
+        if segment.video not in self._audible:
+            self._audible[segment.video] = _has_sound(path)
+        return path, 0.0, not self._audible[segment.video]
 
     def gaze_counts(self, split: Split) -> dict[str, int]:
         """Count the frames of a split's segments by the kind of their gaze (reads every gaze file).
@@ -261,7 +291,7 @@ class GazeDataModule(SaliencyDataModule):
 
     def _dataset(self, split: Split, *, train: bool) -> GazeClips:
         segments, items, which = self.gaze_segments(split)
-        ids = {name: k for k, name in enumerate(sorted({s.video for s in segments}))}
+        ids = {name: k for k, name in self.video_names(split).items()}
         return GazeClips(
             segments,
             items,
@@ -271,10 +301,29 @@ class GazeDataModule(SaliencyDataModule):
             train=train,
             seed=self.seed,
             flip=self.flip,
-            video_ids=[ids[s.video] for s in segments],
+            heard=self._others(split) if self.swap_sound and split == "test" else None,
+            video_ids=[ids[f"{self.set_name}/{s.video}"] for s in segments],
             set_name=self.set_name,
             strict=self.strict,
         )
+
+    def _others(self, split: Split) -> list[int]:
+        """Return, for every segment with sound, another one with sound, of another recording where there is one."""
+        segments, items, which = self.gaze_segments(split)
+        places = [k for k, place in enumerate(which) if not items[place].silent]
+        if len(places) < 2:
+            raise ConfigError(
+                f"swap_sound: the {split} split of {self.set_name} has {len(places)} clips with sound; to swap it, two "
+                "are needed."
+            )
+        places.sort(key=lambda k: (segments[k].video, segments[k].start))
+        # The next clip but as many as the longest recording has: never one of the same, if that is under half of them.
+        shift = max(Counter(segments[k].video for k in places).values())
+        shift = shift if shift < len(places) else 1
+        heard = list(range(len(segments)))
+        for here, there in zip(places, places[shift:] + places[:shift], strict=True):
+            heard[here] = there
+        return heard
 
     def train_dataset(self) -> GazeClips:  # type: ignore[override]
         """Return the random clips of the training segments."""
@@ -311,6 +360,14 @@ def _has_sound(path: Path) -> bool:
         return probe(path).has_audio
     except AvsalError:
         return True
+
+
+def _has_microphone(vrs: OpenVrs) -> bool:
+    recording = vrs()
+    try:
+        return recording.has_audio
+    finally:
+        recording.close()
 
 
 def _duration(item: GazeVideo) -> float:

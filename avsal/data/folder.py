@@ -78,6 +78,7 @@ class OpenFolderAnnotation:
             options = dict(self.options)
             options["columns"] = dict(options.get("columns") or ())
             gaze = read_gaze_table(self.gaze, size=size, fps=fps, **options).shifted(self.offset)
+            gaze.check_span(float(times[-1] - times[0]))
             table = table_to_fixations(gaze, times, size)
             if len(table.frame) == 0:
                 raise DataError(

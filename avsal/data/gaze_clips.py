@@ -5,7 +5,6 @@ Frames, sound and gaze of one segment meet on its own clock, whose zero is its f
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -21,7 +20,7 @@ from torch.utils.data import Dataset
 from avsal.data.aria import AriaRecording
 from avsal.data.frames import FramePreprocessor, crop_geometry, resize_frames
 from avsal.data.gaze_segments import EGO4D, SECONDS, Protocol, Segment
-from avsal.data.gaze_tables import FIXATION, OUTSIDE, SACCADE, UNTRACKED, read_gaze_table
+from avsal.data.gaze_tables import FIXATION, OUTSIDE, SACCADE, UNTRACKED, known_columns, read_gaze_table
 from avsal.data.gaze_targets import gaze_density, offset_range, place_gaze
 from avsal.data.items import OpenItem, OpenItems, VideoItem
 from avsal.data.loading import Sample, collate, instead
@@ -55,19 +54,19 @@ def classify(x: FloatArray, y: FloatArray, tracked: NDArray[np.bool_], protocol:
 def read_ego4d_gaze(path: Path, times: FloatArray, *, max_gap: float = 0.2) -> FloatArray:
     """Return (n, 3) x, y and type of the frames at `times` seconds from an Ego4D gaze file.
 
-    Columns are found by name (`canonical_timestamp_s`, `norm_pos_x`, `norm_pos_y`); files with other names are read
-    by position, as the authors do: second column time in seconds, sixth and seventh x and y, y from the bottom.
+    Columns are found by name (`canonical_timestamp_s`, `norm_pos_x`, `norm_pos_y`); where a name is not known they are
+    read by position, as the authors do: second column time in seconds, sixth and seventh x and y, y from the bottom.
     The sample nearest in time counts; none within `max_gap` seconds is an untracked frame.
     """
-    try:
-        table = read_gaze_table(path)
-    except DataError:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        if len(header) < 7:
-            raise
-        names = {"time": header[1], "x": header[5], "y": header[6]}
+    header, known = known_columns(path)
+    place = {"time": 1, "x": 5, "y": 6}
+    # What has a known name must stand where the position says: else this is another kind of file, read by its names or
+    # refused with the reason.
+    if len(known) < 3 and len(header) > 6 and all(place[role] == k for role, k in known.items()):
+        names = {role: header[k] for role, k in place.items()}
         table = read_gaze_table(path, columns=names, time_unit="s", units="normalised", origin="bottom")
+    else:
+        table = read_gaze_table(path)
     if table.kind != "points":
         raise DataError(f"{path}: expected gaze points, found {table.units}.")
     index = table.nearest(times, max_gap=max_gap)
@@ -77,13 +76,13 @@ def read_ego4d_gaze(path: Path, times: FloatArray, *, max_gap: float = 0.2) -> F
 @lru_cache(maxsize=32)
 def _frame_labels(path: Path, untracked: tuple[float, float]) -> FloatArray:
     """Return (n, 3) x, y and type from the authors' table of one row per frame; rows that lack are untracked."""
-    table = read_gaze_table(path, units="normalised")
+    # (0, 0) is Ego4D's "not tracked", but also where the authors' Aria labels put a point outside (type 2).
+    table = read_gaze_table(path, units="normalised", zero_is_lost=False)
     if table.frame is None or table.gaze_type is None:
         raise DataError(f"{path}: expected the columns frame, x, y and gaze_type of the authors' labels.")
     out = np.tile(np.array([*untracked, UNTRACKED], dtype=np.float64), (int(table.frame.max()) + 1, 1))
-    # (0, 0) is how Ego4D's labels say "not tracked", and is read as lost: it goes back to where it was.
-    x, y = np.nan_to_num(table.x, nan=untracked[0]), np.nan_to_num(table.y, nan=untracked[1])
-    out[table.frame] = np.stack([x, y, table.gaze_type], 1)
+    seen = table.tracked & (table.gaze_type != UNTRACKED)
+    out[table.frame[seen]] = np.stack([table.x, table.y, table.gaze_type], 1)[seen]
     return out
 
 
@@ -98,15 +97,19 @@ class GazeVideo(VideoItem):
         start: seconds of the recording at which the file begins.
         gaze_file: the gaze table.
         gaze_kind: "ego4d" raw samples, "mps" directions of Aria glasses, "labels" one row per frame of the recording.
-        spectrogram: a stored log-spectrogram (256, columns) of the whole segment, where there is no waveform.
-        silent: an original recording without any sound.
+        as_spectrogram: the sound is given as a log-spectrogram (256, columns) of the whole segment.
+        spectrogram: the stored one; without it, it is computed from the sound.
+        sound_start: seconds of the sound file at which this file's time 0 lies.
+        silent: a recording without any sound.
         protocol: the data set's sampling.
     """
 
     start: float = 0.0
     gaze_file: Path | None = None
     gaze_kind: str = "labels"
+    as_spectrogram: bool = False
     spectrogram: Path | None = None
+    sound_start: float = 0.0
     silent: bool = False
     protocol: Protocol = field(default=EGO4D)
 
@@ -159,6 +162,18 @@ class OpenGazeVideo(OpenItem):
 
         return AudioStream(self.item.audio, rate=self._rate)
 
+    def sound(self, segment: Segment, seconds: float, rate: int) -> tuple[Tensor, int, bool]:
+        """Return the first `seconds` of a segment's sound, its samples per second, and whether there is any.
+
+        Without sound it is silence at `rate`.
+        """
+        stream = self.audio
+        if stream is None:
+            return torch.zeros(round(seconds * rate)), rate, False
+        begin = float(self.frames.times[0]) + segment.start - self.item.start + self.item.sound_start
+        first = round(begin * stream.rate)
+        return stream.read(first, first + round(seconds * stream.rate)), stream.rate, stream.has_audio
+
 
 @dataclass(frozen=True)
 class OpenVrs:
@@ -189,6 +204,7 @@ class GazeClips(Dataset[Sample]):
         train: random clips.
         seed: seed of all draws.
         flip: probability of mirroring.
+        heard: place of the segment whose sound each segment has; its own by default.
         video_ids: id of each segment's recording.
         set_name: name that stands before the recording's.
         keep_open: files that a worker keeps open.
@@ -206,6 +222,7 @@ class GazeClips(Dataset[Sample]):
         train: bool,
         seed: int = 0,
         flip: float = 0.5,
+        heard: Sequence[int] | None = None,
         video_ids: Sequence[int] | None = None,
         set_name: str = "gaze",
         keep_open: int = 8,
@@ -214,6 +231,7 @@ class GazeClips(Dataset[Sample]):
         self.segments, self.which, self.spec, self.protocol = list(segments), list(which), spec, protocol
         self.train, self.seed, self.flip, self.set_name, self.strict = train, seed, flip, set_name, strict
         self.video_ids = list(video_ids) if video_ids is not None else list(which)
+        self.heard = list(heard) if heard is not None else None
         self.anticipation = isinstance(spec.target, tuple) and max(spec.target) > 0
         self.starts = protocol.starts(spec.frames, self.anticipation)
         rate = spec.audio.sample_rate if spec.audio is not None else None
@@ -258,7 +276,7 @@ class GazeClips(Dataset[Sample]):
         video, gaze = self._augment(images, gaze, random) if self.train else self._centre(images, gaze)
         return {
             "video": video,
-            **self._sound(opened, zero, seen),
+            **self._sound(index, seen),
             "gaze": gaze,
             "gaze_type": kinds,
             "density": gaze_density(gaze),
@@ -320,33 +338,50 @@ class GazeClips(Dataset[Sample]):
 
     # Sound
 
-    def _sound(self, opened: OpenGazeVideo, zero: float, seen: NDArray[np.int64]) -> Sample:
-        """Return the observed sound of the segment, and the frames' times in it."""
+    def _sound(self, index: int, seen: NDArray[np.int64]) -> Sample:
+        """Return the observed sound of a segment, or of the one heard instead, and the frames' times in it."""
         if self.spec.audio is None:
             return {}
-        protocol = self.protocol
+        index = self.heard[index] if self.heard is not None else index
+        opened, segment = self._open[self.which[index]], self.segments[index]
+        assert isinstance(opened, OpenGazeVideo)
+        protocol, item = self.protocol, opened.item
         share = protocol.seen(self.anticipation) / protocol.frames
         frame_times = torch.from_numpy(seen / protocol.fps)
-        if opened.item.spectrogram is not None:
-            stored = _stored(opened.item.spectrogram)
+        if item.as_spectrogram:
+            if item.spectrogram is not None:
+                stored = torch.from_numpy(_stored(item.spectrogram).astype(np.float32))
+            else:
+                wave, rate, _ = opened.sound(segment, SECONDS, STORED_RATE)
+                stored = _log_spectrogram(item.name, wave, rate)
             # What is not observed is cut off, so that no sound of the future is heard.
-            columns = int(stored.shape[1] * share)
             return {
-                "spectrogram": torch.from_numpy(stored[:, :columns].astype(np.float32)),
+                "spectrogram": stored[:, : int(stored.shape[1] * share)],
                 "seconds": share * SECONDS,
-                "has_audio": True,
+                "has_audio": not item.silent,
                 "frame_times": frame_times,
             }
-        stream = opened.audio
-        rate = stream.rate if stream is not None else self.spec.audio.sample_rate or 24000
-        begin = round(zero * rate)
-        count = round(share * SECONDS * rate)
-        return {
-            "audio": stream.read(begin, begin + count) if stream is not None else torch.zeros(count),
-            "audio_rate": rate,
-            "has_audio": stream is not None and stream.has_audio,
-            "frame_times": frame_times,
-        }
+        wave, rate, found = opened.sound(segment, share * SECONDS, self.spec.audio.sample_rate or 24000)
+        return {"audio": wave, "audio_rate": rate, "has_audio": found, "frame_times": frame_times}
+
+
+#: The authors' stored spectrograms: samples per second, points of the transform, samples between columns and of the
+#: window, columns of a segment.
+STORED_RATE, STORED = 24000, (511, 120, 240, 1000)
+
+
+def _log_spectrogram(name: str, wave: Tensor, rate: int) -> Tensor:
+    """Return (256, 1000), what the authors' script stores for a segment's sound."""
+    if rate != STORED_RATE:
+        raise DataError(
+            f"{name}: stored spectrograms are of {STORED_RATE} Hz, the network hears {rate} Hz; pass "
+            "stored_spectrograms=False."
+        )
+    points, hop, window, columns = STORED
+    spectrum = torch.stft(
+        wave, points, hop, window, torch.hann_window(window), pad_mode="constant", return_complex=True
+    )
+    return torch.log(spectrum.abs().square() + 1e-6)[:, :columns]
 
 
 def _stored(path: Path) -> NDArray[Any]:
@@ -371,5 +406,5 @@ def collate_gaze(samples: Sequence[Sample]) -> Batch:
         )
         batch["columns"] = torch.tensor([array.shape[1] for array in stored])
         batch["seconds"] = torch.tensor([sample["seconds"] for sample in samples], dtype=torch.float64)
-        batch["has_audio"] = torch.ones(len(samples), dtype=torch.bool)
+        batch["has_audio"] = torch.tensor([sample["has_audio"] for sample in samples])
     return batch  # type: ignore[return-value]

@@ -7,6 +7,7 @@ values say beyond doubt is taken; everything else is refused with the reason and
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,12 @@ FIXATION, SACCADE, OUTSIDE, UNTRACKED = 0, 1, 2, 3
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 #: Rates in Hz that eye trackers record at; the spacing of samples tells the time unit from them.
 RATES = (5.0, 2000.0)
+#: Share of a video that samples whose time unit was seen from their spacing must span. Frame numbers of a video of up
+#: to 120 Hz, and seconds at 1 Hz, look like milliseconds, and would last less.
+SPAN = 0.15
+#: Share of a picture's width or height that pixels of unknown origin must reach. Gaze stays in the middle, but it does
+#: not stay above it and to the left of it: such pixels count a smaller picture, or are degrees.
+REACH = 0.45
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class GazeTable:
         depth: (n,) metres along an angle, NaN where unknown; None for points.
         units: what the file's coordinates are in.
         time_unit: what the file's times are in, None without times.
+        time_guessed: the time unit was seen from the spacing of the samples alone.
     """
 
     path: Path
@@ -109,6 +117,7 @@ class GazeTable:
     depth: FloatArray | None = None
     units: str = "normalised"
     time_unit: str | None = None
+    time_guessed: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -135,6 +144,20 @@ class GazeTable:
         """Return the table on a clock whose zero is `seconds` later."""
         return replace(self, time=self.time - seconds)
 
+    def check_span(self, seconds: float) -> None:
+        """Refuse a time unit that was guessed and makes a video of `seconds` much longer than its gaze.
+
+        Raises:
+            DataError: gaze lasts less than 15 % of it.
+        """
+        lasts = float(self.time[-1] - self.time[0])
+        if self.time_guessed and np.isfinite(seconds) and lasts < SPAN * seconds:
+            raise DataError(
+                f"{self.path}: the time column names no unit. By the spacing of its samples it is in {self.time_unit}, "
+                f"but then gaze lasts {lasts:.3f} s of {seconds:.3f} s of video. Pass time_unit, or, if the column "
+                "counts frames, name it 'frame'."
+            )
+
     def nearest(self, times: Sequence[float] | FloatArray, *, max_gap: float = 0.2) -> NDArray[np.int64]:
         """Return the sample nearest in time to each of `times` (m,) seconds.
 
@@ -147,7 +170,8 @@ class GazeTable:
 
         Raises:
             DataError: the table has no times, or ends before the first of `times` or begins after the last one:
-                then the two run on different clocks.
+                then the two run on different clocks. Or its time unit was guessed, and in that unit it lasts less than
+                15 % of `times`.
         """
         times = np.asarray(times, dtype=np.float64)
         if len(self) == 0 or not np.isfinite(self.time).all():
@@ -160,6 +184,8 @@ class GazeTable:
                 f"{times[0]:.3f} to {times[-1]:.3f} s: they do not meet. Gaze and video are on different "
                 "clocks (pass the offset) or the time unit is not the file's (pass time_unit)."
             )
+        if len(times):
+            self.check_span(float(times[-1] - times[0]))
         after = np.clip(np.searchsorted(self.time, times), 1, max(len(self) - 1, 1))
         if len(self) == 1:
             index = np.zeros(len(times), dtype=np.int64)
@@ -178,13 +204,15 @@ def read_gaze_table(
     origin: Origin = "auto",
     fps: float | None = None,
     columns: Mapping[str, str] | None = None,
+    zero_is_lost: bool = True,
 ) -> GazeTable:
     """Read a gaze recording from a CSV or TSV file with a header.
 
     Known by name, among others: Aria MPS (`tracking_timestamp_us`, `yaw_rads_cpf`, …; all generations), Pupil Labs
     (`gaze_timestamp`, `norm_pos_x`, y from the bottom; `gaze x [px]`), SMI BeGaze (`B POR X [px]`), Ego4D and
     CSTS frame labels (`frame`, `x`, `y`, `gaze_type`), plain `time`/`frame`, `x`, `y`, `observer`. Samples at exactly
-    (0, 0), or with an empty or infinite coordinate, count as lost.
+    (0, 0), or with an empty or infinite coordinate, count as lost. Pixels that no column name speaks of are refused
+    where they stay above and to the left of the middle of the picture.
 
     Args:
         path: the file.
@@ -195,6 +223,7 @@ def read_gaze_table(
         origin: where y is 0; "auto" is the top except for Pupil Labs' `norm_pos_y`.
         fps: frames per second of the video, to give times to a table that has only frame numbers.
         columns: own names for "time", "x", "y", "frame", "observer" or "gaze_type".
+        zero_is_lost: whether (0, 0) counts as lost; else it is the corner of the picture.
 
     Raises:
         DataError: the file cannot be read, a column is missing, or units or time base are not certain.
@@ -236,7 +265,7 @@ def read_gaze_table(
         x = (x + table["x2"]) / 2
     if "y2" in table:
         y = (y + table["y2"]) / 2
-    lost = ~(np.isfinite(x) & np.isfinite(y)) | ((x == 0) & (y == 0))
+    lost = ~(np.isfinite(x) & np.isfinite(y)) | ((x == 0) & (y == 0) & zero_is_lost)
     x, y = np.where(lost, np.nan, x), np.where(lost, np.nan, y)
     unit = dialect.unit if units == "auto" else units
     if unit is None:
@@ -248,10 +277,10 @@ def read_gaze_table(
     observer = _observers(table.get("observer_text"))
     frame = table["frame"].astype(np.int64) if "frame" in table else None
     if "time" in table:
-        found = _time_unit(path, time_name or "", table["time"], observer, time_unit)
+        found, guessed = _time_unit(path, time_name or "", table["time"], observer, time_unit)
         time = table["time"] * SECONDS[found]
     else:
-        found = None
+        found, guessed = None, False
         time = frame / fps if frame is not None and fps else np.full(len(x), np.nan)
     key = time if np.isfinite(time).all() else frame
     if key is None:
@@ -270,7 +299,25 @@ def read_gaze_table(
         table["depth"][order] if "depth" in table else None,
         unit,
         found,
+        guessed,
     )
+
+
+def known_columns(path: Path) -> tuple[list[str], dict[str, int]]:
+    """Return the header of a gaze table, and which columns are its "time", "x" and "y" by their names.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    header, _ = _open(path)
+    names = [_plain(name) for name in header]
+    found: dict[str, int] = {}
+    if (time := _named(names, _TIME, _TIME_SUFFIX)) is not None:
+        found["time"] = names.index(time)
+    with contextlib.suppress(DataError):
+        dialect = _dialect(path, names, header, {})
+        found |= {"x": names.index(dialect.x[0]), "y": names.index(dialect.y[0])}
+    return header, found
 
 
 # -- the file ------------------------------------------------------------------------------------------------
@@ -403,6 +450,13 @@ def _guess_units(path: Path, x: FloatArray, y: FloatArray, size: tuple[int, int]
                     f"{tell}they reach x={np.nanquantile(x, 0.9):g}, y={np.nanquantile(y, 0.9):g}, far outside a "
                     f"picture of {size[1]}x{size[0]}. Pass the size in pixels that the gaze was recorded on."
                 )
+            right, down = np.nanquantile(x, 0.95), np.nanquantile(y, 0.95)
+            if right < REACH * size[1] and down < REACH * size[0]:
+                raise DataError(
+                    f"{tell}as pixels they stay within x={right:g}, y={down:g}, the upper left of a picture of "
+                    f"{size[1]}x{size[0]}. Pass the size in pixels that the gaze was recorded on; or units='pixels' if "
+                    "it did stay there, 'degrees' if they are."
+                )
         return "pixels"
     raise DataError(
         f"{tell}values from {values.min():g} to {values.max():g} fit neither shares of the picture (0..1) nor pixels. "
@@ -433,8 +487,8 @@ def _scale(
 
 def _time_unit(
     path: Path, name: str, time: FloatArray, observer: NDArray[np.int64] | None, given: TimeUnit
-) -> str:
-    """Return the unit of a time column: as given, as named, or from the spacing of samples."""
+) -> tuple[str, bool]:
+    """Return the unit of a time column, as given, named or from the spacing of samples, and whether it is a guess."""
     order = np.lexsort((time, observer)) if observer is not None else np.argsort(time)
     steps = np.diff(time[order])
     spacing = float(np.median(steps[steps > 0])) if (steps > 0).any() else None
@@ -446,7 +500,7 @@ def _time_unit(
                 f"{path}: samples {spacing:g} {unit} apart would be {1 / (spacing * SECONDS[unit]):g} Hz, which no eye "
                 f"tracker records; column {name!r} is not in {unit}. Pass the right time_unit."
             )
-        return unit
+        return unit, False
     if spacing is None:
         raise DataError(f"{path}: one time only in column {name!r}: its unit cannot be seen. Pass time_unit.")
     fitting = [u for u, seconds in SECONDS.items() if RATES[0] <= 1 / (spacing * seconds) <= RATES[1]]
@@ -455,4 +509,4 @@ def _time_unit(
             f"{path}: samples {spacing:g} apart in column {name!r} fit no unit at {RATES[0]:g} to {RATES[1]:g} Hz. "
             "Pass time_unit='s', 'ms', 'us' or 'ns'."
         )
-    return fitting[0]
+    return fitting[0], True

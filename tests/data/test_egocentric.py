@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import signal
 
+from avsal.data.aria import AriaRecording
 from avsal.data.egocentric import AriaGazeDataModule, Ego4DGazeDataModule, GazeDataModule
-from avsal.data.gaze_clips import GazeClips, classify, read_ego4d_gaze
+from avsal.data.gaze_clips import GazeClips, _frame_labels, classify, read_ego4d_gaze
 from avsal.data.gaze_segments import ARIA, EGO4D, read_names, read_segments, read_untracked, segments_of
+from avsal.data.gaze_tables import GazeTable
 from avsal.data.gaze_targets import crop_gaze, gaze_density, offset_range, place_gaze
 from avsal.errors import ConfigError, DataError
 from avsal.inference import predict_video
@@ -213,6 +215,40 @@ def test_raw_ego4d_gaze_is_read_by_name_and_else_by_position(tmp_path: Path, hea
     np.testing.assert_allclose(found[~(lost | gone), 1], 0.4, atol=1e-9)
     assert (found[lost | gone, 2] == 3).all()
     assert (found[~(lost | gone), 2] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("idx,time_s,x,y,foo,confidence,pupil", "pass size="),  # pixels, not (confidence, pupil)
+        ("idx,foo,norm_pos_x,norm_pos_y,time_ms,a,b", "pixels or degrees"),
+        ("idx,foo,bar,time_s,c,d,e", "no pair of gaze coordinates"),  # the time stands elsewhere
+        ("idx,foo,x,y", "neither a time"),
+    ],
+)
+def test_ego4d_files_of_other_kinds_are_not_read_by_position(
+    tmp_path: Path, header: str, reason: str
+) -> None:
+    path = tmp_path / "raw.csv"
+    rows = [f"{k},{k / 100},{300 + k},{200 + k},{k / 100},0.9,0.4" for k in range(100)]
+    path.write_text("\n".join([header, *(",".join(r.split(",")[: header.count(",") + 1]) for r in rows)]))
+    with pytest.raises(DataError, match=reason):
+        read_ego4d_gaze(path, np.arange(10) / 30)
+    # A known name in the place where the authors read it does no harm.
+    path.write_text("\n".join(["idx,canonical_timestamp_s,a,b,c,d,e", *rows]))
+    np.testing.assert_allclose(read_ego4d_gaze(path, np.arange(10) / 30)[:, :2], [[0.9, 0.6]] * 10)
+
+
+@pytest.mark.parametrize("untracked", [EGO4D.untracked, ARIA.untracked])
+def test_only_untracked_labels_get_the_stand_in_point(tmp_path: Path, untracked: tuple[float, float]) -> None:
+    path = tmp_path / "labels.csv"
+    # The authors cut the coordinates of a point outside to whole numbers, so that (0, 0) may be one.
+    path.write_text(
+        "frame,x,y,gaze_type\n0,0.4,0.3,0\n1,0,0,2\n2,1,0,2\n3,0,0,3\n4,0.5,0.5,3\n6,,,0\n7,0,0.2,0\n"
+    )
+    lost = [*untracked, 3.0]
+    expected = [[0.4, 0.3, 0], [0, 0, 2], [1, 0, 2], lost, lost, lost, lost, [0, 0.2, 0]]
+    np.testing.assert_array_equal(_frame_labels(path, untracked), expected)
 
 
 # -- sampling ----------------------------------------------------------------------------------------------
@@ -569,6 +605,118 @@ def test_stored_spectrograms_give_the_same_windows_as_the_sound(clips: Path, dat
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=1e-3)
 
 
+def test_video_ids_have_the_names_of_the_batches(ego4d: Path, tmp_path: Path) -> None:
+    for name in ("full_scale.gaze", "gaze", "missing_audio"):
+        (tmp_path / name).symlink_to(ego4d / name)
+    # The order of first use is not that of the names.
+    (tmp_path / "test_ego4d_gaze.csv").write_text("b/b_t0_t5.mp4\na/a_t5_t10.mp4\na/a_t0_t5.mp4\n")
+    data = module(tmp_path)
+    (first, second) = list(data.test_dataloader())
+    ids = [*first["video_id"].tolist(), *second["video_id"].tolist()]
+    names = data.video_names("test")
+    assert (
+        [names[k] for k in ids]
+        == [*first["video_name"], *second["video_name"]]
+        == ["Ego4D/b", "Ego4D/a", "Ego4D/a"]
+    )
+    assert sorted(names) == [0, 1]
+
+
+def chirp_windows(batch: dict, network: CSTS) -> torch.Tensor:
+    """The frequency in Hz that each window's middle column of a batch's first clip is loudest at."""
+    if "spectrogram" in batch:
+        windows = network.windows.cut(
+            batch["spectrogram"], batch["columns"], batch["seconds"], batch["frame_times"]
+        )
+    else:
+        windows = network.frontend(
+            batch["audio"], batch["audio_length"], batch["has_audio"], batch["frame_times"]
+        )
+    return windows[0, 0, :, :, 128].argmax(1).double() * 24000 / 511
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("place", ["missing_audio/a.wav", "clips.audio_24kHz/a.wav", None])
+def test_sound_of_a_whole_recording_is_cut_at_the_clip(
+    clips: Path, tmp_path: Path, place: str | None, stored: bool
+) -> None:
+    (tmp_path / "clips.gaze" / "a").mkdir(parents=True)
+    (tmp_path / "gaze_frame_label").symlink_to(clips / "ego4d" / "gaze_frame_label")
+    (tmp_path / "test_ego4d_gaze.csv").write_text("a/a_t5_t10.mp4\n")
+    video = clips / "ego4d" / "clips.gaze" / "a" / "a_t5_t10.mp4"
+    (tmp_path / "clips.gaze" / "a" / "a_t5_t10.mp4").symlink_to(video)
+    if place is not None:
+        (tmp_path / place).parent.mkdir()
+        sweep = signal.chirp(np.arange(11 * 24000) / 24000, 200, 11, 6000)[None].astype(np.float32) / 2
+        write_clip(tmp_path / place, frames=0, sound=sweep, rate=24000, audio_codec="pcm_s16le")
+    network = CSTS(size=(64, 64), embed_dim=8, depths=(1, 1, 1, 1), contrast="none")
+    data = module(tmp_path, spec=network.spec, stored_spectrograms=stored)
+    (batch,) = list(data.test_dataloader())
+    assert ("spectrogram" in batch) == stored
+    assert batch["has_audio"].tolist() == [place is not None]
+    if place is None:
+        assert data.counts["test"] == {"listed": 1, "kept": 1, "without sound": 1}
+        sound = batch["spectrogram"].double() - np.log(1e-6) if stored else batch["audio"]
+        assert float(sound.abs().max()) < 1e-6
+        return
+    assert data.counts["test"] == {"listed": 1, "kept": 1}
+    # The chirp tells the time: 200 Hz + 5800 Hz * t / 11 s, at 5 s when the clip begins.
+    centres = torch.tensor([147, 207, 267, 326, 386, 444, 444, 444]) * 120 / 24000
+    torch.testing.assert_close(
+        chirp_windows(batch, network), 200 + 5800 * (5 + centres.double()) / 11, atol=60.0, rtol=0
+    )
+
+
+def test_spectrograms_are_computed_as_the_authors_store_them(clips: Path, tmp_path: Path) -> None:
+    """A recording whose sound lies apart has none stored; the same sound as a clip has one, from the network's code."""
+    (tmp_path / "clips.gaze").symlink_to(clips / "ego4d" / "clips.gaze")
+    (tmp_path / "gaze_frame_label").symlink_to(clips / "ego4d" / "gaze_frame_label")
+    (tmp_path / "test_ego4d_gaze.csv").write_text("a/a_t5_t10.mp4\n")
+    (tmp_path / "missing_audio").mkdir()
+    sweep = signal.chirp(np.arange(5 * 24000) / 24000, 200, 5, 6000)[None].astype(np.float32) / 2
+    whole = np.concatenate([np.zeros((1, 5 * 24000), np.float32), sweep], 1)
+    write_clip(
+        tmp_path / "missing_audio" / "a.wav", frames=0, sound=whole, rate=24000, audio_codec="pcm_s16le"
+    )
+    (ours,) = list(module(tmp_path, stored_spectrograms=True).test_dataloader())
+    (theirs,) = list(module(clips / "ego4d", stored_spectrograms=True).test_dataloader())
+    assert ours["columns"].tolist() == theirs["columns"].tolist() == [573]
+    torch.testing.assert_close(
+        ours["spectrogram"][..., 2:], theirs["spectrogram"][..., 2:], atol=5e-3, rtol=1e-3
+    )
+    # A clip with sound of its own and no stored spectrogram is left out as before.
+    for name in ("clips.gaze", "gaze_frame_label", "clips.audio_24kHz", "test_ego4d_gaze.csv"):
+        (tmp_path / "own" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "own" / name).symlink_to(clips / "ego4d" / name)
+    with pytest.raises(DataError, match="1 no stored spectrogram"):
+        module(tmp_path / "own", stored_spectrograms=True).test_dataloader()
+
+
+def test_swapped_sound_is_that_of_another_recording(ego4d: Path, tmp_path: Path) -> None:
+    for name in ("full_scale.gaze", "gaze", "missing_audio"):
+        (tmp_path / name).symlink_to(ego4d / name)
+    (tmp_path / "test_ego4d_gaze.csv").write_text("b/b_t0_t5.mp4\na/a_t5_t10.mp4\n")
+    (own,) = list(module(tmp_path).test_dataloader())
+    (other,) = list(module(tmp_path, swap_sound=True).test_dataloader())
+    for key in ("video", "gaze", "density", "frame", "video_id"):
+        assert torch.equal(own[key], other[key])
+    assert not torch.equal(own["audio"][0], own["audio"][1])
+    assert torch.equal(other["audio"], own["audio"].flip(0))
+    # One recording only: another clip of it. One clip only: an error.
+    (tmp_path / "test_ego4d_gaze.csv").write_text("a/a_t5_t10.mp4\na/a_t0_t5.mp4\n")
+    (own,) = list(module(tmp_path).test_dataloader())
+    (other,) = list(module(tmp_path, swap_sound=True).test_dataloader())
+    assert torch.equal(other["audio"], own["audio"].flip(0))
+    (tmp_path / "test_ego4d_gaze.csv").write_text("a/a_t5_t10.mp4\n")
+    with pytest.raises(ConfigError, match="two are needed"):
+        module(tmp_path, swap_sound=True).test_dataloader()
+    # Clips without sound neither give nor take any.
+    (tmp_path / "missing_audio").unlink()
+    (tmp_path / "test_ego4d_gaze.csv").write_text("b/b_t0_t5.mp4\na/a_t5_t10.mp4\na/a_t0_t5.mp4\n")
+    batches = list(module(tmp_path, swap_sound=True).test_dataloader())
+    assert [b["has_audio"].tolist() for b in batches] == [[False, True], [True]]
+
+
 # -- Aria recordings -----------------------------------------------------------------------------------------
 
 
@@ -576,30 +724,102 @@ def test_a_real_recordings_pictures_sound_and_gaze_are_those_of_the_official_too
     from PIL import Image
     from scipy.io import wavfile
 
-    from avsal.data.aria import AriaRecording
-
     folder = real_data / "gaze" / "aria_aea_sample"
     recording = AriaRecording(folder / "recording.vrs")
     derived = list(csv.DictReader(open(folder / "derived" / "gaze_frames.csv")))  # noqa: SIM115
     assert recording.timestamps.tolist() == [int(row["rgb_timestamp_ns"]) for row in derived]
     assert (recording.fps, recording.size, len(recording)) == (20.0, (1408, 1408), 8)
     gaze = recording.gaze(folder / "general_eye_gaze.csv")
-    for row, (_, x, y, kind) in zip(derived, gaze, strict=True):
-        assert (x, y) == pytest.approx((float(row["x_upright_norm"]), float(row["y_upright_norm"])), abs=1e-7)
-        assert kind == 0
+    # The table has the points of the 10 Hz samples; the pictures between two of them lie on a line.
+    samples = sorted(
+        {(float(r["gaze_timestamp_ns"]), r["x_upright_norm"], r["y_upright_norm"]) for r in derived}
+    )
+    at, x, y = (np.array(column, dtype=float) for column in zip(*samples, strict=True))
+    assert len(at) == 4
+    np.testing.assert_allclose(gaze[:, 1], np.interp(recording.timestamps, at, x), atol=1e-7)
+    np.testing.assert_allclose(gaze[:, 2], np.interp(recording.timestamps, at, y), atol=1e-7)
+    assert np.abs(gaze[2, 1] - x).min() > 0.02  # not one of the samples themselves
+    assert not gaze[:, 3].any()
     small = Image.fromarray(recording.read([3])[0]).resize((704, 704), Image.Resampling.BILINEAR)
     with Image.open(folder / "derived" / "frames" / "img_00004.jpg") as image:
         assert np.abs(np.asarray(image, dtype=float) - np.asarray(small, dtype=float)).mean() < 3
-    rate, samples = wavfile.read(folder / "derived" / "mic_mono_48k_s16.wav")
+    rate, heard = wavfile.read(folder / "derived" / "mic_mono_48k_s16.wav")
     sound = recording.sound()
     times = json.loads((folder / "derived" / "times.json").read_text())
     begin = round((times["audio_first_sample_ns"] - recording.timestamps[0]) / 1e9 * rate)
     assert sound.rate == rate
-    np.testing.assert_allclose(sound.read(begin, begin + len(samples)).numpy(), samples / 32768, atol=5e-5)
+    np.testing.assert_allclose(sound.read(begin, begin + len(heard)).numpy(), heard / 32768, atol=5e-5)
     assert not sound.read(0, begin).any()
     assert not sound.read(sound.length, sound.length + 50).any()
     gone = recording.gaze(folder / "general_eye_gaze.csv", max_gap=0.01)
     assert gone[:, 3].tolist() == [3, 0, 3, 0, 3, 0, 3, 0]  # gaze at 10 Hz, pictures at 20
+
+
+class Glasses(AriaRecording):
+    """Aria glasses whose gaze samples meet the picture at given points, at 0, 0.1, 0.2 … s."""
+
+    points: NDArray[np.float64]
+    start = 0.0
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return np.arange(14) / 20 - 1e-6  # just before the middle, so that it is clear which sample is nearer
+
+    def project(self, table: object) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self.points[:, 0], self.points[:, 1]
+
+
+def test_aria_gaze_is_averaged_between_neighbours_that_are_tracked_and_near(tmp_path: Path) -> None:
+    nan = float("nan")
+    recording = Glasses(tmp_path)
+    recording.points = np.array(
+        [[0.1, 0.5], [0.3, 0.7], [nan, nan], [0.5, 0.5], [nan, nan], [0.6, 0.5], [1.2, 0.5]]
+    )
+    yaw = ["0.1", "0.1", "", "0.1", "0.1", "0.1", "0.1"]  # the third is lost, the fifth misses the picture
+    times = [0, 100_000, 200_000, 300_000, 400_000, 500_000, 600_000]
+    lines = [f"{t},{a},0.1" for t, a in zip(times, yaw, strict=True)]
+    path = tmp_path / "gaze.csv"
+    path.write_text("\n".join(["tracking_timestamp_us,yaw_rads_cpf,pitch_rads_cpf", *lines]))
+    found = recording.gaze(path)
+    expected = [0.1, 0.2, 0.3, 0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.9, 1.0, 1.0]
+    kinds = [0, 0, 0, 0, 3, 3, 0, 0, 2, 2, 0, 0, 2, 2]
+    assert found[:, 3].tolist() == kinds
+    np.testing.assert_allclose(found[:, 1], expected, atol=1e-4)
+    assert found[1, 2] == pytest.approx(0.6, abs=1e-4)
+    held = recording.gaze(path, max_gap=0.06)  # the neighbours are farther apart: nothing lies between them
+    np.testing.assert_allclose(held[:4, 1], [0.1, 0.1, 0.3, 0.3], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "turns"),
+    [
+        ("aria_aea_sample/recording.vrs", (1408, 1408), -1),
+        ("aria_mps_sample/gen2/aria_gen2_unit_test_sequence_with_bluetooth.vrs", (1512, 2016), 0),
+    ],
+)
+def test_pictures_and_gaze_of_both_generations_of_glasses_are_upright(
+    real_data: Path, path: str, size: tuple[int, int], turns: int
+) -> None:
+    from projectaria_tools.core import data_provider
+
+    recording = AriaRecording(real_data / "gaze" / path)
+    assert recording.size == size
+    provider = data_provider.create_vrs_data_provider(str(recording.path))
+    stream = provider.get_stream_id_from_label("camera-rgb")
+    stored = provider.get_image_data_by_index(stream, 1)[0].to_numpy_array()
+    np.testing.assert_array_equal(recording.read([1])[0], np.rot90(stored, turns))
+    assert recording.has_audio
+    # Ahead, to the wearer's left, to the right, up and down (yaw counts to the left, pitch upwards).
+    yaw, pitch = np.array([0, 0.3, -0.3, 0, 0]), np.array([-0.2, -0.2, -0.2, 0.1, -0.5])
+    x, y = recording.project(
+        GazeTable(recording.path, np.arange(5) / 10, yaw, pitch, "angles", units="radians")
+    )
+    assert x[1] < x[0] - 0.1
+    assert x[2] > x[0] + 0.1
+    assert y[3] < y[0] - 0.1
+    assert y[4] > y[0] + 0.1
+    assert np.abs(y[:3] - y[0]).max() < 0.05
+    assert np.abs(x[[0, 3, 4]] - x[0]).max() < 0.05
 
 
 def test_a_real_recording_shorter_than_a_segment_is_left_out_and_said(
@@ -625,12 +845,32 @@ def test_a_real_recording_shorter_than_a_segment_is_left_out_and_said(
     assert data.counts[split]["too short"] > 50
 
 
+def test_recordings_without_a_microphone_are_counted(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = real_data / "gaze" / "aria_aea_sample"
+    for name in ("heard", "mute"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recording.vrs").symlink_to(sample / "recording.vrs")
+        (tmp_path / name / "general_eye_gaze.csv").symlink_to(sample / "general_eye_gaze.csv")
+    (tmp_path / "test_aria_gaze.csv").write_text("heard/heard_t0_t4.mp4\nmute/mute_t0_t4.mp4\n")
+    stream = AriaRecording._stream
+
+    def without(self: AriaRecording, label: str) -> object:
+        return None if label == "mic" and "mute" in str(self.path) else stream(self, label)
+
+    monkeypatch.setattr(AriaRecording, "_stream", without)
+    monkeypatch.setattr("avsal.data.egocentric._duration", lambda item: 5.0)
+    data = module(tmp_path, AriaGazeDataModule, spec=spec(timing="aria"))
+    _, items, _ = data.gaze_segments("test")
+    assert [item.silent for item in items] == [False, True]
+    assert data.counts["test"] == {"listed": 2, "kept": 2, "without sound": 1}
+
+
 def test_reading_vrs_without_the_extra_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
-
-    from avsal.data.aria import AriaRecording
 
     monkeypatch.setitem(sys.modules, "projectaria_tools.core", None)
     with pytest.raises(DataError, match=r"avsal\[aria\]"):

@@ -76,6 +76,8 @@ def test_angles_in_degrees_become_radians(tmp_path: Path) -> None:
         ("time_s,x,y", (5, 5), {}, "neither shares of the picture"),
         ("time_s,x,y", (-30, 30), {}, "below zero"),
         ("time_s,x,y", (1920, 1080), {"size": (240, 320)}, "far outside a picture of 320x240"),
+        ("time_s,x,y", (160, 90), {"size": (240, 426)}, "upper left of a picture of 426x240"),
+        ("time_s,x,y", (60, 60), {"size": (240, 426)}, "'degrees' if they are"),  # 12 to 42 degrees
         ("time_ms,x,y", (1, 1), {}, "no eye tracker records"),
         ("time_s,x,y", (400, 400), {"units": "normalised"}, "pixels or degrees"),
         ("time_s,left,right", (1, 1), {}, "no pair of gaze coordinates"),
@@ -89,6 +91,47 @@ def test_what_is_not_certain_is_refused_with_the_reason(
     with pytest.raises(DataError, match=reason) as error:
         read_gaze_table(write(tmp_path, track(header, scale=scale)), **options)
     assert "gaze.csv" in str(error.value)
+
+
+def test_pixels_that_stay_in_one_place_are_taken_where_a_name_or_the_caller_says_so(tmp_path: Path) -> None:
+    small = track("time_s,x,y", scale=(160, 90))
+    table = read_gaze_table(write(tmp_path, small), size=(240, 426), units="pixels")
+    np.testing.assert_allclose(table.x * 426, 160 * (0.2 + 0.01 * np.arange(50)), atol=1e-3)
+    named = read_gaze_table(write(tmp_path, small.replace("x,y", "x_px,y_px")), size=(240, 426))
+    np.testing.assert_array_equal(named.x, table.x)
+    # Gaze that never leaves the middle of the picture, or its upper right, needs no unit.
+    rng = np.random.default_rng(0)
+    for centre in ((213, 120), (300, 60), (60, 170)):
+        points = rng.normal(centre, (12, 8), (200, 2))
+        lines = [f"{k / 50:.2f},{x:.1f},{y:.1f}" for k, (x, y) in enumerate(points)]
+        table = read_gaze_table(write(tmp_path, "\n".join(["time_s,x,y", *lines])), size=(240, 426))
+        assert np.median(table.x) * 426 == pytest.approx(centre[0], abs=3)
+
+
+@pytest.mark.parametrize(
+    ("header", "times", "seconds"),
+    [
+        ("t", np.arange(312), 312 / 30),  # frame numbers, which look like milliseconds at 1000 Hz
+        ("t", np.arange(1200), 10.0),  # of a video of 120 frames per second
+        ("time", np.arange(60), 60.0),  # whole seconds
+    ],
+)
+def test_a_guessed_time_unit_that_covers_little_of_the_video_is_refused(
+    tmp_path: Path, header: str, times: np.ndarray, seconds: float
+) -> None:
+    def table(name: str) -> Path:
+        return write(
+            tmp_path, "\n".join([f"{name},x,y", *(f"{t},0.5,0.{k % 9}1" for k, t in enumerate(times))])
+        )
+
+    with pytest.raises(DataError, match=r"in ms, but then gaze lasts .* Pass time_unit") as error:
+        read_gaze_table(table(header)).nearest([0.0, seconds])
+    assert "gaze.csv" in str(error.value)
+    # A unit that is named or given is taken at its word.
+    assert read_gaze_table(table(f"{header}_ms")).nearest([0.0, seconds]).tolist() == [0, -1]
+    assert read_gaze_table(table(header), time_unit="ms").nearest([0.0, seconds]).tolist() == [0, -1]
+    # Where the video is as long as the gaze, the guess stands.
+    assert read_gaze_table(table(header)).nearest([0.0, times[-1] / 1000])[0] == 0
 
 
 def test_a_single_time_has_no_unit_unless_it_is_named(tmp_path: Path) -> None:

@@ -15,15 +15,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
 
 if TYPE_CHECKING:
+    from avsal.data.gaze_tables import TimeUnit, Units
     from avsal.io.video import MediaInfo
     from avsal.models.base import SaliencyModule
 
@@ -36,12 +37,18 @@ class Settings:
     """What decides the content of a result; a result with other settings is never reused silently."""
 
     checkpoint: str
-    weights: str | None = None  #: sha256 of the file, where the checkpoint is one of yours
+    weights: str | None = None  #: sha256 of the weights, as far as known before they are loaded
     coverage: str = "full"
     stride: int = 1
     alpha: float = 0.6
     overlay: bool = True
     correlation: bool = False
+    gaze: str | None = None  #: name of the gaze file
+    gaze_sha256: str | None = None
+    gaze_units: str = "auto"
+    gaze_time_unit: str = "auto"
+    gaze_offset: float = 0.0  #: seconds on the gaze clock at the video's time 0
+    gaze_size: str | None = None  #: "WIDTHxHEIGHT" in pixels that the gaze counts; None is the video's
 
 
 @dataclass
@@ -90,6 +97,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay"
     )
     parser.add_argument(
+        "--gaze-units",
+        choices=("auto", "normalised", "pixels"),
+        default="auto",
+        help="unit of the gaze points (default: from the columns' names or the values)",
+    )
+    parser.add_argument(
+        "--gaze-time-unit",
+        choices=("auto", "s", "ms", "us", "ns"),
+        default="auto",
+        help="unit of the gaze times (default: from the column's name or the rate)",
+    )
+    parser.add_argument(
+        "--gaze-offset",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="time on the gaze clock at which the video's time is 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--gaze-size",
+        metavar="WIDTHxHEIGHT",
+        help="size in pixels of the picture that the gaze was recorded on (default: the video's)",
+    )
+    parser.add_argument(
         "--correlation",
         action="store_true",
         help="also write correlation.mp4: where the picture goes with the sound (CSTS with spatial fusion)",
@@ -103,8 +134,6 @@ def main(args: argparse.Namespace) -> int:
     if args.batch_size < 1 or args.stride < 1:
         raise ConfigError(f"--batch-size {args.batch_size} and --stride {args.stride} must be at least 1.")
     paths = expand(args.inputs)
-    if args.gaze is not None and len(paths) != 1:
-        raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
     settings = Settings(
         args.checkpoint,
         _fingerprint(args.checkpoint),
@@ -113,7 +142,12 @@ def main(args: argparse.Namespace) -> int:
         args.alpha,
         not args.no_overlay,
         args.correlation,
+        gaze_units=args.gaze_units,
+        gaze_time_unit=args.gaze_time_unit,
+        gaze_offset=args.gaze_offset,
+        gaze_size=args.gaze_size,
     )
+    settings = _with_gaze(settings, args.gaze, paths)
     folders = result_folders(paths, args.out)
     todo = [path.is_file() and (args.overwrite or not folders[path].exists()) for path in paths]
     module: SaliencyModule | None = None
@@ -121,6 +155,7 @@ def main(args: argparse.Namespace) -> int:
         from avsal.zoo import from_pretrained
 
         module = from_pretrained(args.checkpoint).to(pick_device(args.device)).eval()
+        _check_correlation(module, settings)
     outcomes = predict_files(
         module,
         paths,
@@ -182,15 +217,63 @@ def result_folders(paths: Iterable[Path], out: Path) -> dict[Path, Path]:
 
 
 def _fingerprint(checkpoint: str) -> str | None:
-    """Return the sha256 of a local checkpoint's weights: training on must not pass for the same model."""
+    """Return the sha256 of a checkpoint's weights: training on must not pass for the same model."""
     path = Path(checkpoint)
     if path.is_dir():
         path = path / "model.safetensors"
-    if not path.is_file():
-        return None
+    if path.is_file():
+        from avsal.zoo.cache import sha256_of
+
+        return sha256_of(path)
+    from avsal.zoo.registry import entries
+
+    entry = entries().get(checkpoint)
+    sources = entry.sources if entry is not None else []
+    return next((found for source in sources if (found := getattr(source, "sha256", None))), None)
+
+
+def _with_gaze(settings: Settings, gaze: Path | None, paths: Sequence[Path]) -> Settings:
+    """Return the settings with a gaze file's name and content in them.
+
+    Raises:
+        ConfigError: the options do not go together.
+        DataError: there is no such file.
+    """
+    if settings.gaze_size is not None and re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.gaze_size) is None:
+        raise ConfigError(f"--gaze-size {settings.gaze_size} is not of the form WIDTHxHEIGHT, as 1920x1080.")
+    if gaze is None:
+        default = Settings(settings.checkpoint)
+        for name in ("gaze_units", "gaze_time_unit", "gaze_offset", "gaze_size"):
+            if getattr(settings, name) != getattr(default, name):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} says how to read the file of --gaze; give that too."
+                )
+        return settings
+    if len(paths) != 1:
+        raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
+    if not settings.overlay:
+        raise ConfigError(
+            "--gaze is drawn into the overlay, which --no-overlay leaves out; drop one of them."
+        )
+    if _is_picture(paths[0]):
+        raise ConfigError(f"{paths[0]}: --gaze belongs to a video, this is a picture.")
+    if not gaze.is_file():
+        raise DataError(f"{gaze}: there is no such gaze file; check the name.")
     from avsal.zoo.cache import sha256_of
 
-    return sha256_of(path)
+    return replace(settings, gaze=gaze.name, gaze_sha256=sha256_of(gaze))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _check_correlation(module: SaliencyModule, settings: Settings) -> None:
+    if settings.correlation and not getattr(module.network, "gives_correlation", False):
+        raise ConfigError(
+            f"{settings.checkpoint} has no spatial audio-visual correlation; --correlation is for CSTS with "
+            "spatial fusion."
+        )
 
 
 def _kept(path: Path, folder: Path, settings: Settings) -> bool:
@@ -233,7 +316,12 @@ def predict_files(
 
     Returns:
         One outcome for each path, in order.
+
+    Raises:
+        ConfigError: `gaze` does not go with the settings or the paths, or `out` cannot be made.
+        DataError: there is no such gaze file.
     """
+    settings = _with_gaze(settings, gaze, paths)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -349,12 +437,10 @@ def _write(
     from avsal.inference import VideoPrediction
     from avsal.overlay import Artist
 
-    if settings.correlation:
-        if not getattr(module.network, "gives_correlation", False):
-            raise ConfigError(
-                f"{settings.checkpoint} has no spatial audio-visual correlation; --correlation is for CSTS with "
-                "spatial fusion."
-            )
+    _check_correlation(module, settings)
+    still = _is_picture(path)
+    correlation = settings.correlation and not still
+    if correlation:
         module.network.attention_maps = True  # type: ignore[assignment]
     prediction = VideoPrediction(
         module,
@@ -362,28 +448,30 @@ def _write(
         batch_size=batch_size,
         coverage=settings.coverage,  # type: ignore[arg-type]
         stride=settings.stride,
-        keep_images=settings.overlay or settings.correlation,
-        keep_aux=settings.correlation,
+        keep_images=settings.overlay or correlation,
+        keep_aux=correlation,
     )
-    still = path.suffix.lower() in IMAGE_SUFFIXES
     try:
+        points, counts = _gaze(gaze, settings, prediction.info)
         artist = Artist(
             folder,
             prediction,
             settings.alpha,
             overlay=settings.overlay,
             still=still,
-            gaze=_gaze(gaze, prediction.info),
-            correlation=settings.correlation,
+            gaze=points,
+            correlation=correlation,
         )
     except BaseException:
         prediction.close()
         raise
     peaks: list[dict[str, Any]] = []
+    times: list[float] = []
     total = prediction.info.frames
     try:
         for result in prediction:
             peaks.append(artist.add(result))
+            times.append(result.time)
             tick(len(peaks), -(-total // settings.stride) if total else None)
     except BaseException:
         artist.abandon()
@@ -397,6 +485,16 @@ def _write(
         )
     info, report = prediction.info, prediction.report
     warnings = [message for message in (report.message, prediction.audio_message) if message]
+    if module.spec.audio is not None and not info.has_audio and not still:
+        warnings.append(f"{path}: the video has no sound track; the network heard silence.")
+    if settings.correlation and still:
+        warnings.append(f"{path}: a picture has no sound, so there is no correlation with it.")
+    if points is not None and counts is not None:
+        counts["drawn"] = _drawn(points, np.array(times))
+        if counts["drawn"] == 0:
+            warnings.append(
+                f"{gaze}: none of its {counts['samples']} samples could be drawn; see the counts."
+            )
     return {
         "source": _source(path),
         "settings": asdict(settings),
@@ -410,26 +508,62 @@ def _write(
         "sound_used": prediction.has_audio,
         "map_height": artist.map_size[0],
         "map_width": artist.map_size[1],
+        "gaze": counts,
         "warning": " ".join(warnings) or None,
         "peaks": peaks,
     }
 
 
-def _gaze(path: Path | None, info: MediaInfo) -> np.ndarray | None:
-    """Read a gaze table on the video's clock as rows (seconds, x, y) with x and y in 0..1."""
+def _gaze(
+    path: Path | None, settings: Settings, info: MediaInfo
+) -> tuple[np.ndarray | None, dict[str, int] | None]:
+    """Read a gaze table on the video's clock.
+
+    Returns:
+        Rows (seconds, x, y) of the tracked samples with x and y in shares of the picture, and how many samples there
+        are, were lost, and lie outside the picture.
+    """
     if path is None:
-        return None
+        return None, None
     from avsal.data.gaze_tables import read_gaze_table
 
-    table = read_gaze_table(path, size=(info.height, info.width), fps=info.fps)
-    if table.kind == "angles":
+    size = (info.height, info.width)
+    if settings.gaze_size is not None:
+        width, height = map(int, settings.gaze_size.split("x"))
+        size = (height, width)
+    try:
+        units, time_unit = cast("Units", settings.gaze_units), cast("TimeUnit", settings.gaze_time_unit)
+        table = read_gaze_table(path, size=size, fps=info.fps, units=units, time_unit=time_unit)
+        if table.kind == "angles":
+            raise DataError(
+                f"{path}: holds gaze directions ({table.units}), which need the camera's calibration; give gaze points "
+                "in pixels or in shares of the picture."
+            )
+        # Frame numbers count from the first picture, which may be late on the container's clock.
+        table = table.shifted(settings.gaze_offset - (info.start if table.time_unit is None else 0.0))
+        # Raises, with both spans, where gaze and video are on different clocks.
+        end = np.inf if info.duration is None else info.start + info.duration
+        table.nearest([info.start, end])
+    except DataError as error:
+        if re.search(r"\b[Pp]ass\b|columns=", str(error)) is None:
+            raise
         raise DataError(
-            f"{path}: holds gaze directions ({table.units}), which need the camera's calibration; give gaze points in "
-            "pixels or in shares of the picture."
-        )
-    # Raises, with both spans, where gaze and video are on different clocks.
-    table.nearest([info.start, info.start + (info.duration or 0.0)])
-    return np.stack([table.time, table.x, table.y], 1)[table.tracked]
+            f"{error} On the command line these are --gaze-units, --gaze-time-unit, --gaze-offset and --gaze-size; "
+            "columns are renamed in the file."
+        ) from error
+    points = np.stack([table.time, table.x, table.y], 1)[table.tracked]
+    return points, {"samples": len(table), "lost": table.lost, "outside": table.outside}
+
+
+def _drawn(points: np.ndarray, times: np.ndarray) -> int:
+    """Count the samples inside the picture that are seen in at least one of the frames at `times` (ascending)."""
+    from avsal.overlay import TRAIL
+
+    inside = ((points[:, 1:] >= 0) & (points[:, 1:] <= 1)).all(1)
+    first = np.append(times, np.inf)[
+        np.searchsorted(times, points[:, 0])
+    ]  # the first frame not before the sample
+    return int((inside & (points[:, 0] > first - TRAIL)).sum())
 
 
 def report(outcomes: Sequence[Outcome]) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from PIL import Image
 
 from avsal.cli import main as avsal
 from avsal.data.frames import FramePreprocessor
+from avsal.errors import DataError
 from avsal.inference import predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream, probe
 from avsal.models import create_model
 from avsal.models.base import SaliencyModule
 from avsal.overlay import Artist
-from avsal.predict import Settings, expand, predict_files, result_folders
+from avsal.predict import Settings, _fingerprint, _gaze, expand, predict_files, result_folders
 from avsal.zoo import from_pretrained, save_pretrained
 from tests.media import cut, frame_number, picture, tone, write_clip
 
@@ -183,6 +185,7 @@ def test_one_bad_file_does_not_stop_the_others(
 
     quiet = summary_of(tmp_path / "out" / "mute")
     assert (quiet["has_audio"], quiet["sound_used"]) == (False, False)
+    assert "no sound track" in quiet["warning"]
     assert not load_audio(tmp_path / "out" / "mute" / "overlay.mp4")[2]
     left = summary_of(tmp_path / "out" / "short")
     assert 5 < left["frames"] < 60
@@ -370,6 +373,155 @@ def test_anticipation_writes_one_map_for_each_future_moment(tmp_path: Path) -> N
         assert np.allclose(frames_of(folder / name)[1], (0.0, 0.4, 0.8), atol=1e-3)
 
 
+# -- gaze ----------------------------------------------------------------------------------------------------
+
+
+def gaze_file(path: Path, header: str, rows: Sequence[Sequence[float]]) -> Path:
+    path.write_text("\n".join([header, *(",".join(f"{v:g}" for v in row) for row in rows)]) + "\n")
+    return path
+
+
+def moved(folder: Path, reference: Path, frame: int) -> tuple[float, float]:
+    """Where (x, y, in shares) the overlay of one frame differs from a reference without gaze."""
+    with_gaze, without = (frames_of(f / "overlay.mp4")[0][frame].astype(int) for f in (folder, reference))
+    changed = np.abs(with_gaze - without).sum(-1)
+    row, column = np.argwhere(changed > 0.5 * changed.max()).mean(0)
+    return (column + 0.5) / 128, (row + 0.5) / 96
+
+
+def test_gaze_outside_the_picture_on_any_side_is_counted_and_not_drawn(
+    run: Run, clip: Path, tmp_path: Path
+) -> None:
+    places = [(0.5, 0.5), (1.6, 0.5), (-0.6, 0.5), (0.5, 1.6), (0.5, -0.6), (1.6, 1.6), (0, 0), (0.25, 0.75)]
+    # 24 frames at 25 fps, to 0.92 s; the last sample comes after them.
+    rows = [(0.1 * k, *place) for k, place in enumerate(places)] + [(0.95, 0.5, 0.5)]
+    gaze = gaze_file(tmp_path / "gaze.csv", "time_s,x_norm,y_norm", rows)
+    assert run(clip, "--gaze", gaze) == 0
+    folder = tmp_path / "out" / "clip"
+    assert summary_of(folder)["gaze"] == {"samples": 9, "lost": 1, "outside": 5, "drawn": 2}
+    assert run(clip, out=tmp_path / "plain") == 0
+    assert summary_of(tmp_path / "plain" / "clip")["gaze"] is None
+    assert moved(folder, tmp_path / "plain" / "clip", 3) == pytest.approx((0.5, 0.5), abs=0.02)
+    assert moved(folder, tmp_path / "plain" / "clip", 22) == pytest.approx((0.25, 0.75), abs=0.02)
+    # With every 20th frame only (0 and 0.8 s), the samples of the half second before them are seen.
+    rows = [(0.1 * k, 0.5, 0.5) for k in range(10)]
+    gaze_file(gaze, "time_s,x_norm,y_norm", rows)
+    assert run(clip, "--gaze", gaze, "--stride", 20, "--overwrite") == 0
+    assert summary_of(folder)["gaze"] == {"samples": 10, "lost": 0, "outside": 0, "drawn": 6}
+    gaze_file(gaze, "time_s,x_norm,y_norm", [(0.1 * k, 1.4, 0.5) for k in range(10)])
+    assert run(clip, "--gaze", gaze, "--overwrite") == 0
+    assert "none of its 10 samples" in summary_of(folder)["warning"]
+
+
+def test_a_result_with_other_gaze_is_not_kept(
+    run: Run, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gaze = gaze_file(tmp_path / "gaze.csv", "time_s,x_norm,y_norm", [(0.05 * k, 0.5, 0.5) for k in range(18)])
+    assert run(clip) == 0
+    assert run(clip, "--gaze", gaze) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(clip, "--gaze", gaze, "--overwrite") == 0
+    capsys.readouterr()
+    assert run(clip, "--gaze", gaze) == 0
+    assert "already there" in capsys.readouterr().out
+    assert run(clip) == 1
+    for words in (
+        ["--gaze-offset", 0.1], ["--gaze-units", "normalised"], ["--gaze-time-unit", "s"], ["--gaze-size", "9x9"],
+    ):  # fmt: skip
+        assert run(clip, "--gaze", gaze, *words) == 1
+    gaze_file(gaze, "time_s,x_norm,y_norm", [(0.05 * k, 0.5, 0.6) for k in range(18)])
+    assert run(clip, "--gaze", gaze) == 1  # the same name, other samples
+
+
+def test_weights_of_a_registered_checkpoint_are_part_of_the_settings() -> None:
+    import hashlib
+
+    import avsal as package
+
+    packaged = Path(package.__file__).parent / "weights" / "stavis-tiny-synthav.safetensors"
+    assert _fingerprint("stavis-tiny-synthav") == hashlib.sha256(packaged.read_bytes()).hexdigest()
+    assert _fingerprint("someone/else") is None
+
+
+def test_gaze_that_is_not_certain_is_refused_and_the_options_settle_it(
+    run: Run, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(clip, out=tmp_path / "plain") == 0
+    plain, folder = tmp_path / "plain" / "clip", tmp_path / "out" / "clip"
+    capsys.readouterr()
+    # Pixels of a picture of 40x30, where the video has 128x96.
+    small = gaze_file(tmp_path / "small.csv", "time_s,x,y", [(0.02 * k, 36, 24) for k in range(45)])
+    assert run(clip, "--gaze", small) == 1
+    error = capsys.readouterr().err
+    assert "upper left of a picture of 128x96" in error
+    assert "--gaze-size" in error
+    assert run(clip, "--gaze", small, "--gaze-size", "40x30") == 0
+    assert moved(folder, plain, 12) == pytest.approx((0.9, 0.8), abs=0.02)
+    assert run(clip, "--gaze", small, "--gaze-units", "pixels", "--overwrite") == 0
+    assert moved(folder, plain, 12) == pytest.approx((36 / 128, 24 / 96), abs=0.02)
+    # Frame numbers under a name for times look like milliseconds.
+    capsys.readouterr()
+    frames = gaze_file(tmp_path / "frames.csv", "t,x_norm,y_norm", [(k, 0.5, 0.5) for k in range(24)])
+    assert run(clip, "--gaze", frames, "--overwrite") == 1
+    assert "--gaze-time-unit" in capsys.readouterr().err
+    assert run(clip, "--gaze", frames, "--gaze-time-unit", "ms", "--overwrite") == 0
+    # Another clock.
+    late = gaze_file(
+        tmp_path / "late.csv", "time_s,x_norm,y_norm", [(99 + 0.1 * k, 0.2 + 0.05 * k, 0.5) for k in range(9)]
+    )
+    capsys.readouterr()
+    assert run(clip, "--gaze", late, "--overwrite") == 1
+    assert "--gaze-offset" in capsys.readouterr().err
+    assert run(clip, "--gaze", late, "--gaze-offset", 98.9, "--overwrite") == 0
+    # The first sample is at 0.1 s: the fourth frame (0.12 s) shows it alone.
+    assert moved(folder, plain, 3) == pytest.approx((0.2, 0.5), abs=0.02)
+    assert summary_of(folder)["gaze"]["drawn"] == 9
+
+
+def test_frame_numbers_count_from_the_first_picture_of_a_late_video(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "late.mp4", frames=12, fps=25, start=0.5, sound=tone(1.0))
+    gaze = gaze_file(tmp_path / "gaze.csv", "frame,x_norm,y_norm", [(k, 0.5, 0.5) for k in range(12)])
+    points, _ = _gaze(gaze, Settings("small"), probe(path))
+    assert points is not None
+    np.testing.assert_allclose(points[:, 0], stored_times(path), atol=1e-3)
+
+
+def test_late_gaze_of_a_video_of_unknown_duration_is_taken(clip: Path, tmp_path: Path) -> None:
+    gaze = gaze_file(
+        tmp_path / "gaze.csv", "time_s,x_norm,y_norm", [(0.5 + 0.02 * k, 0.5, 0.5) for k in range(20)]
+    )
+    info = replace(probe(clip), duration=None)
+    points, counts = _gaze(gaze, Settings("small"), info)
+    assert points is not None
+    assert len(points) == 20
+    assert counts == {"samples": 20, "lost": 0, "outside": 0}
+    with pytest.raises(DataError, match="different clocks"):  # it ends before the video begins
+        _gaze(gaze, Settings("small"), replace(info, start=5.0))
+
+
+def test_late_gaze_of_a_real_video_of_unknown_duration(run: Run, real_data: Path, tmp_path: Path) -> None:
+    gaze = gaze_file(
+        tmp_path / "gaze.csv", "time_s,x_norm,y_norm", [(0.5 + 0.02 * k, 0.5, 0.5) for k in range(20)]
+    )
+    assert run(real_data / "media" / "no_duration.webm", "--gaze", gaze, "--stride", 5) == 0
+    assert summary_of(tmp_path / "out" / "no_duration")["gaze"]["drawn"] > 0
+
+
+def test_options_for_videos_are_told_where_the_input_is_a_picture(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(picture(0, 96, 128)).save(tmp_path / "photo.png")
+    gaze = gaze_file(tmp_path / "gaze.csv", "time_s,x_norm,y_norm", [(0, 0.5, 0.5), (0.1, 0.5, 0.5)])
+    assert run(tmp_path / "photo.png", "--gaze", gaze) == 2
+    assert "this is a picture" in capsys.readouterr().err
+    module = create_model("csts", size=(32, 32), embed_dim=8, depths=[1, 1, 1, 1], contrast_dim=8).eval()
+    settings = Settings("small", correlation=True)
+    (outcome,) = predict_files(module, [tmp_path / "photo.png"], tmp_path / "out", settings, progress=False)
+    assert outcome.status == "done", outcome.message
+    assert "picture has no sound" in str(outcome.message)
+    assert not (tmp_path / "out" / "photo" / "correlation.mp4").exists()
+
+
 KILLED = """
     import sys, time
     import torch
@@ -423,6 +575,7 @@ def test_an_interrupted_run_cleans_up(
 
     first = write_clip(tmp_path / "first.mp4", frames=3, fps=25)
     assert run(first) == 0
+    capsys.readouterr()
     monkeypatch.setattr(Artist, "add", stop)
     assert run(first, clip, "--overwrite") == 130
     assert capsys.readouterr().err.strip() == "interrupted"
@@ -438,6 +591,12 @@ def test_an_interrupted_run_cleans_up(
         (["--batch-size", "0"], "--batch-size 0"),
         (["--device", "quantum"], "--device quantum"),
         (["--gaze", "gaze.csv", "second.mp4"], "--gaze belongs to one video"),
+        (["--gaze", "gaze.csv"], "gaze.csv: there is no such gaze file"),
+        (["--gaze", "gaze.csv", "--no-overlay"], "which --no-overlay leaves out"),
+        (["--gaze-offset", "3"], "--gaze-offset says how to read the file of --gaze"),
+        (["--gaze-size", "160x90"], "--gaze-size says how"),
+        (["--gaze-size", "160"], "WIDTHxHEIGHT"),
+        (["--correlation"], "no spatial audio-visual correlation"),
     ],
 )
 def test_wrong_options_end_before_any_work(

@@ -95,16 +95,26 @@ def clip_spec(
         size: (height, width) of the frames.
         frames: frames per clip; 8 in the paper. Fewer frames keep their distance.
         sample_rate: Hz of the waveform, None for a network that does not hear.
+
+    Raises:
+        ConfigError: the clip is longer than what may be seen of a segment of five seconds.
     """
     rate = TIMING[timing]
     step = rate["spacing"] / rate["fps"]
+    seen = rate["observed"] if task == "anticipation" else 5 * rate["fps"]
+    most = (seen - 1) // rate["spacing"] + 1
+    if frames > most:
+        raise ConfigError(
+            f"frames={frames}: frames {rate['spacing']} apart do not fit into the {seen} that {task} with timing "
+            f"{timing!r} sees; allowed: 2, 4, … {most - most % 2}."
+        )
     if task == "anticipation":
         target = tuple((rate["lead"] + rate["spacing"] * i) / rate["fps"] for i in range(frames))
         # The sound reaches back to the start of the observed part and ends with the frame shown now.
         before = (rate["observed"] - 1 - rate["spacing"] * (frames - 1)) / rate["fps"]
     else:
         target = tuple((i - frames + 1) * step for i in range(frames))
-        before = max(5.0 - (rate["spacing"] * (frames - 1) + 1) / rate["fps"], 0.0)
+        before = 5.0 - (rate["spacing"] * (frames - 1) + 1) / rate["fps"]
     audio = None
     if sample_rate is not None:
         audio = AudioSpec(sample_rate, before=before, after=1 / rate["fps"], unit="seconds", window="hann")

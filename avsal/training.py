@@ -173,23 +173,48 @@ def compare(module: SaliencyModule, output: Any, batch: Any, clips: int) -> torc
 
 
 class WriteResults(Callback):
-    """After a test, write `results/*.json` with per-video values and everything needed to trust them."""
+    """After a test, write `results/*.json` with per-video values and everything needed to trust them.
+
+    The scores of single frames go beside it, into `*.frames.npz`.
+    """
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the time."""
+        """Note the time, and let the network's be taken."""
+        from avsal.scorefiles import Timing
+
         self._began = time.perf_counter()
+        self._timing = Timing(pl_module.network) if isinstance(pl_module, SaliencyModule) else None
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the results of this test."""
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, SaliencyModule) or datamodule is None:
             return
-        from avsal.results import from_test
+        from avsal.results import from_test, video_names
+        from avsal.scorefiles import cost_of, frame_arrays, write_frames
 
         seconds = time.perf_counter() - self._began
-        result = from_test(pl_module, datamodule, checkpoint=trainer.ckpt_path, seconds=seconds)
+        assert self._timing is not None
+        self._timing.close()
+        skipped = dict(getattr(trainer.test_dataloaders, "skipped", {}))
+        maps, spent = self._timing.maps, self._timing.spent
+        if trainer.world_size > 1:
+            shares: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(shares, (maps, spent, skipped))
+            maps, spent = (sum(share[k] for share in shares) for k in (0, 1))
+            skipped = {k: v for share in shares for k, v in share[2].items()}
+        result = from_test(
+            pl_module, datamodule, checkpoint=trainer.ckpt_path, seconds=seconds, failed=skipped,
+            cost=cost_of(pl_module, maps, spent),
+        )  # fmt: skip
+        items = datamodule.split_items("test") if hasattr(datamodule, "split_items") else []
+        rates = {item.name: item.fps for item in items if item.fps is not None}
+        metric = pl_module.metrics("test")
+        with metric.sync_context(should_sync=trainer.world_size > 1):  # every process saw its share
+            frames = frame_arrays(metric, video_names(datamodule), rates)
         if trainer.is_global_zero:
             path = result.write(Path(os.environ.get("AVSAL_RESULTS", "results")))
+            write_frames(frames, path)
             print(f"results: {path}")
 
 
@@ -372,6 +397,8 @@ def main(argv: ArgsType = None) -> int:
         elif flag.startswith("--config="):
             check_config_file(Path(flag.partition("=")[2]))
     torch.set_float32_matmul_precision("high")
+    # Gradients that die out become denormal numbers, with which a CPU's convolutions take four times as long.
+    torch.set_flush_denormal(True)
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         AvsalCLI(

@@ -105,7 +105,7 @@ def coding_table(found: dict[str, np.ndarray], iterations: int) -> list[str]:
     for level, name in enumerate(("visual state", "middle", "top, against the sound")):
         for sound, words in zip(SOUNDS, ("right", "another clip's"), strict=True):
             errors = found[sound].reshape(len(found[sound]), iterations, -1)[:, :, level]
-            cells = [f"{errors[:, 0].mean():.1f} (100 %)"]
+            cells = [f"{errors[:, 0].mean():.2g} (100 %)"]
             cells += [cell(100 * errors[:, n] / errors[:, 0], 1) + " %" for n in range(1, iterations)]
             lines.append(f"| {name} | {words} | " + " | ".join(cells) + " |")
     return lines

@@ -107,6 +107,25 @@ def test_fit_logs_and_keeps_the_best_and_the_last_then_test_writes_results(
     assert module.hparams["width"] == 8
 
 
+def test_a_gaze_model_trains_and_keeps_the_checkpoint_of_the_best_f1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = ROOT / "examples"
+    small = {
+        "model.init_args.size": "[32,32]", "model.init_args.embed_dim": "4", "model.init_args.spectrogram": "[128,32]",
+        "data.init_args.clips": "6", "data.init_args.seconds": "5", "data.init_args.num_workers": "0",
+        "trainer.max_epochs": "1", "trainer.check_val_every_n_epoch": "1", "trainer.limit_train_batches": "2",
+        "trainer.limit_val_batches": "2", "trainer.enable_model_summary": "false",
+    }  # fmt: skip
+    words = [f"--{key}={value}" for key, value in small.items()]
+    files = ["-c", str(examples / "csts-tiny.yaml"), "-c", str(examples / "data" / "synthetic-ego.yaml")]
+    assert cli.main(["fit", *files, *words, "--data.init_args.batch_size=2"]) == 0
+    (best,) = tmp_path.glob("runs/*/version_0/checkpoints/best-*.ckpt")
+    assert avsal.from_pretrained(best).monitor == "val/f1"
+    assert "val/f1" in (best.parents[1] / "metrics.csv").read_text()
+
+
 def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
     files: list[str], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -515,6 +515,9 @@ class CSTSModule(SaliencyModule):
 
     paper = "lai2024csts"
     network: CSTS
+
+    #: A gaze model has no CC: F1 picks the best checkpoint.
+    monitor: ClassVar[str] = "val/f1"
 
     def __init__(
         self,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
@@ -26,10 +25,9 @@ from avsal.data.loading import ClipLoader, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.windows import VideoBatches
 from avsal.errors import ConfigError, DataError
-from avsal.metrics.gaze import GazeMetrics
 from avsal.metrics.saliency import SaliencyMetrics
-from avsal.results import Checkpoint, Cost, Results, from_test
-from avsal.scorefiles import Collect, Shards
+from avsal.results import Checkpoint, Results, data_of, from_test, weights_hash
+from avsal.scorefiles import Collect, Shards, cost_of
 
 if TYPE_CHECKING:
     from avsal.data.items import VideoItem
@@ -59,7 +57,7 @@ def evaluate(
         module: with its weights.
         data: the data set; its `eval_batch_size` and `test_stride` hold.
         checkpoint: name of the weights in the results.
-        sha256: of the weights' file or, by default, of the module's entries.
+        sha256: of the weights' file, if there is one.
         work: folder for the scores of finished videos; several nodes must share it. What an interrupted test of
             the same weights, data and protocol left there is used. Remove it with `forget` once the results are
             written.
@@ -88,8 +86,8 @@ def evaluate(
     module._metrics["test"] = metric  # type: ignore[assignment]
     data.prepare_data()
     units = Units(data.eval_dataset("test"), data.eval_batch_size)
-    sha256 = sha256 or weights_hash(module)
-    folder = work / _key(module, data, metric, sha256, sound, len(units))
+    weights = weights_hash(module)
+    folder = work / _key(module, data, metric, weights, sound, len(units))
     folder.mkdir(parents=True, exist_ok=True)
     pending = sorted(set(range(len(units))) - Shards(folder).units)
     if pending:
@@ -101,17 +99,18 @@ def evaluate(
         if runner.global_rank != 0:
             return None
     shards = Shards(folder)
-    results, filled = _assemble(module, data, metric, shards, checkpoint)
-    protocol_fields = {**results.protocol, "protocol": protocol, "sound": sound}
+    results, filled = _assemble(module, data, metric, shards, checkpoint, len(units))
+    protocol_fields = {**results.protocol, "protocol": protocol}
     results = results.model_copy(
         update={
-            "checkpoint": Checkpoint(name=checkpoint, sha256=sha256),
-            "protocol": protocol_fields,
-            "cost": _cost(module, shards),
+            "checkpoint": Checkpoint(name=checkpoint, sha256=sha256, weights=weights),
+            "protocol": protocol_fields | ({"sound": sound} if sound != "own" else {}),
+            "cost": cost_of(module, shards.maps, shards.spent),
             "seconds": round(shards.elapsed or time.perf_counter() - began, 3),
         }
     )
-    return results, shards.frames(filled)
+    rates = {item.name: item.fps for item in data.split_items("test") if item.fps is not None}
+    return results, shards.frames(filled, rates)
 
 
 def forget(work: Path) -> None:
@@ -128,22 +127,13 @@ def test_metric(module: SaliencyModule, protocol: Protocol) -> Metric:
     return metric
 
 
-def weights_hash(module: SaliencyModule) -> str:
-    """Return the sha256 of a module's entries, names and bytes, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _key(
-    module: SaliencyModule, data: SaliencyDataModule, metric: Metric, sha256: str, sound: str, units: int
+    module: SaliencyModule, data: SaliencyDataModule, metric: Metric, weights: str, sound: str, units: int
 ) -> str:
     """Return a name for everything that the scores depend on."""
     conventions = getattr(metric, "conventions", None)
     what = {
-        "weights": sha256,
+        "weights": weights,
         "arguments": {k: str(v) for k, v in dict(module.hparams).items()},
         "data": [
             data.name,
@@ -154,8 +144,9 @@ def _key(
             units,
         ],
         "videos": [[item.name, item.frames, item.fps] for item in data.split_items("test")],
+        "annotations": data_of(data).annotations,
         "conventions": str(conventions.describe()) if conventions is not None else str(metric.levels),
-        "sound": sound,
+        "sound": [sound, data.swap_sound],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
@@ -181,6 +172,8 @@ class OtherSound(SaliencyDataModule):
         )  # fmt: skip
         self.data, self.name, self.fold = data, data.name, getattr(data, "fold", None)
         self.left_out = data.left_out
+        if hasattr(data, "video_names"):
+            self.video_names = data.video_names
 
     def prepare_data(self) -> None:
         """Let the data set prepare itself."""
@@ -275,32 +268,17 @@ class _Pending(L.LightningDataModule):
 
 
 def _assemble(
-    module: SaliencyModule, data: SaliencyDataModule, metric: Metric, shards: Shards, checkpoint: str
+    module: SaliencyModule,
+    data: SaliencyDataModule,
+    metric: Metric,
+    shards: Shards,
+    checkpoint: str,
+    units: int,
 ) -> tuple[Results, Metric]:
     if not shards.arrays:
         raise DataError(f"{checkpoint}: no video of {data.name or type(data).__name__} could be scored.")
-    data.left_out = {**data.left_out, **shards.skipped}
     fresh = shards.fill(copy.deepcopy(metric).cpu())
     module._metrics["test"] = fresh  # type: ignore[assignment]
     module.cpu()
-    results = from_test(module, data, checkpoint=checkpoint)
-    if isinstance(fresh, GazeMetrics):
-        # Gaze sets list clips; their metrics know recordings.
-        videos = {str(shards.names.get(int(k), k)): v for k, v in fresh.per_video(steps=True).items()}
-        results = results.model_copy(update={"videos": videos})
-    return results, fresh
-
-
-def _cost(module: SaliencyModule, shards: Shards) -> Cost | None:
-    from avsal.zoo.describe import network_cost
-
-    try:
-        cost = network_cost(module.network)
-    except ConfigError:  # a baseline made of ground truth computes nothing
-        return None
-    speed = shards.maps / shards.spent if shards.spent > 0 else None
-    return Cost(
-        parameters=cost.params,
-        multiply_adds=cost.macs,
-        maps_per_second=None if speed is None else round(speed, 2),
-    )
+    whole = len(shards.units) >= units
+    return from_test(module, data, checkpoint=checkpoint, whole=whole, failed=shards.skipped), fresh

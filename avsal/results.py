@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,8 +24,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from avsal.errors import DataError
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule
+    from lightning import LightningDataModule, Trainer
 
+    from avsal.data.items import VideoItem
     from avsal.models.base import SaliencyModule
 
 #: Version of the schema; readers refuse files of a newer one.
@@ -55,11 +56,24 @@ class Checkpoint(_Part):
 
     Attributes:
         name: registry name, repository or file name.
-        sha256: of the file, None if there is no file.
+        sha256: of the file, None if there is no file. Older files of `avsal reproduce` have `weights` here.
+        weights: hash of the entries as the module holds them (`weights_hash`), whatever file they came from.
     """
 
     name: str
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    weights: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def hashes(self) -> set[str]:
+        """Everything that the weights can be known by."""
+        return {h for h in (self.weights, self.sha256) if h is not None}
+
+    def same(self, other: Checkpoint) -> bool:
+        """Say whether two are known to be the same weights."""
+        if self.weights is not None and other.weights is not None:
+            return self.weights == other.weights
+        return bool(self.hashes & other.hashes)
 
 
 class Data(_Part):
@@ -69,13 +83,17 @@ class Data(_Part):
         name: the data set.
         split: "test", "val", ... or None.
         fold: number of the fold, None without folds.
-        fingerprint: hash of the annotation's names and sizes; equal fingerprints are the same data.
+        fingerprint: hash of the videos' names, numbers of frames and rates.
+        annotations: hash of the annotation files' names and sizes, None where the files are not known (packs).
+        videos: how many videos the split has; a result with fewer scored and failed ones is a part of it.
     """
 
     name: str
     split: str | None = None
     fold: int | None = None
     fingerprint: str | None = None
+    annotations: str | None = None
+    videos: int | None = None
 
 
 class Failure(_Part):
@@ -86,12 +104,22 @@ class Failure(_Part):
 
 
 class Hardware(_Part):
-    """What it ran on."""
+    """What it ran on.
+
+    Attributes:
+        system, processor, cores: of the first machine.
+        accelerator: name of the GPU, None on the processor.
+        devices: processes that shared the work on one machine.
+        nodes: machines.
+        python, torch: versions.
+    """
 
     system: str
     processor: str
     cores: int
     accelerator: str | None = None
+    devices: int = 1
+    nodes: int = 1
     python: str
     torch: str
 
@@ -159,9 +187,21 @@ class Results(_Part):
     seconds: float = Field(ge=0)
     command: list[str]
 
+    @property
+    def complete(self) -> bool:
+        """Whether every video of the split was scored or is named as failed; True where their number is not known."""
+        known = {*self.videos, *(failure.item for failure in self.failed)}
+        return self.data.videos is None or len(known) >= self.data.videos
+
     @classmethod
     def make(
-        cls, kind: Literal["evaluate", "test"], *, accelerator: str | None = None, **fields: Any
+        cls,
+        kind: Literal["evaluate", "test"],
+        *,
+        accelerator: str | None = None,
+        devices: int = 1,
+        nodes: int = 1,
+        **fields: Any,
     ) -> Results:
         """Return results with the time, versions, git state, hardware and command line filled in."""
         from avsal import __version__
@@ -171,7 +211,7 @@ class Results(_Part):
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             avsal=__version__,
             git=git_state(),
-            hardware=hardware(accelerator),
+            hardware=hardware(accelerator, devices, nodes),
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             **fields,
         )
@@ -276,18 +316,116 @@ def git_state(folder: Path | None = None) -> GitState | None:
     return GitState(commit=answers[0], dirty=bool(answers[1]))
 
 
-def hardware(accelerator: str | None = None) -> Hardware:
+def file_fingerprint(paths: Iterable[Path]) -> str | None:
+    """Return a short hash of the names and sizes of files and of the files directly in folders; None without any.
+
+    Nothing is read: annotations of thousands of files are compared by one listing of each folder.
+    """
+    found: dict[str, int] = {}
+    for path in paths:
+        try:
+            if path.is_dir():
+                with os.scandir(path) as entries:
+                    found |= {f"{path.name}/{e.name}": e.stat().st_size for e in entries if e.is_file()}
+            elif path.is_file():
+                found[path.name] = path.stat().st_size
+        except OSError:
+            continue
+    return fingerprint(found) if found else None
+
+
+def hardware(accelerator: str | None = None, devices: int = 1, nodes: int = 1) -> Hardware:
     """Return what this process runs on."""
     import torch
 
     return Hardware(
         system=platform.platform(terse=True),
-        processor=platform.processor() or platform.machine(),
+        processor=processor_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
         python=platform.python_version(),
         torch=torch.__version__,
     )
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; on Linux from `cpuinfo`, since `platform` knows only its architecture there."""
+    known = platform.processor()
+    if known and known != platform.machine():
+        return known
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(\S.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else known or platform.machine()
+
+
+def weights_hash(module: SaliencyModule) -> str:
+    """Return the sha256 of a module's entries, names and bytes, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_of(datamodule: LightningDataModule, split: str = "test") -> Data:
+    """Return what a split holds: its name, fold, fingerprints, and how many videos a whole result is about."""
+    items = datamodule.split_items(split) if hasattr(datamodule, "split_items") else []
+    names = video_names(datamodule, split)
+    left_out = getattr(datamodule, "left_out", {}) or {}
+    return Data(
+        name=getattr(datamodule, "name", None) or type(datamodule).__name__,
+        split=split,
+        fold=getattr(datamodule, "fold", None),
+        fingerprint=fingerprint({i.name: [i.frames, i.fps] for i in items}) if items else None,
+        annotations=_annotations(datamodule, items),
+        videos=len({*names.values(), *left_out}) if names else None,
+    )
+
+
+def video_names(datamodule: LightningDataModule, split: str = "test") -> dict[int, str]:
+    """Return the names of the videos by the `video_id` of the batches: of gaze sets the recordings, not the clips."""
+    if hasattr(datamodule, "video_names"):
+        return dict(datamodule.video_names(split))
+    items = datamodule.split_items(split) if hasattr(datamodule, "split_items") else []
+    return {number: item.name for number, item in enumerate(items)}
+
+
+def _annotations(datamodule: LightningDataModule, items: Sequence[VideoItem]) -> str | None:
+    root = getattr(datamodule, "root", None)
+    if root is None or root.is_file():  # a pack holds the same annotations in other files
+        return None
+    found = {item.name: file_fingerprint(annotation_paths(item)) for item in items}
+    return fingerprint(found) if any(found.values()) else None
+
+
+def annotation_paths(item: VideoItem) -> list[Path]:
+    """Return the files and folders that an item's ground truth is read from."""
+    import dataclasses
+
+    places: list[Path] = []
+    for opener in (item.open_annotation, item.open_gaze):
+        if dataclasses.is_dataclass(opener):
+            for part in dataclasses.fields(opener):
+                value = getattr(opener, part.name)
+                # The pictures say how large the grid is; they are no annotation.
+                if part.name not in ("video", "images", "frames"):
+                    places += [
+                        v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Path)
+                    ]
+    gaze_file = getattr(item, "gaze_file", None)
+    places += [gaze_file] if gaze_file is not None else []
+    return [
+        p
+        for place in places
+        for p in (place, *(d for d in (place / "maps", place / "fixation") if d.is_dir()))
+    ]
 
 
 def from_test(
@@ -297,22 +435,28 @@ def from_test(
     checkpoint: str | Path | None = None,
     seconds: float | None = None,
     split: str = "test",
+    whole: bool | None = None,
+    failed: Mapping[str, str] | None = None,
+    cost: Cost | None = None,
 ) -> Results:
     """Gather the results of a finished test; call it on every rank.
 
     Args:
         module: the tested module; its `metrics("test")` hold the scores.
         datamodule: what it was tested on.
-        checkpoint: the file or name of its weights.
+        checkpoint: the file or name of its weights; None for weights that come from nowhere.
         seconds: duration of the test, if it was measured.
         split: the split that was scored.
+        whole: whether all batches were run; by default the trainer is asked.
+        failed: messages about videos that could not be read, beside those that the data set knows.
+        cost: size and speed of the network, if it was measured.
     """
     from avsal.metrics.gaze import GazeMetrics
 
     metric = module.metrics("test")
     scores, used = metric.compute(), metric.frames_used()
-    items = datamodule.split_items(split) if hasattr(datamodule, "split_items") else []
-    names = {number: item.name for number, item in enumerate(items)}
+    data = data_of(datamodule, split)
+    names = video_names(datamodule, split)
     gaze = metric if isinstance(metric, GazeMetrics) else None
     per_video = metric.per_video(names) if gaze is None else gaze.per_video(names, steps=True)
     videos = {str(k): v for k, v in per_video.items()}
@@ -320,40 +464,53 @@ def from_test(
     source = None
     if checkpoint:
         path = Path(checkpoint)
-        source = Checkpoint(name=path.name, sha256=sha256_of(path) if path.is_file() else None)
+        sha256 = sha256_of(path) if path.is_file() else None
+        source = Checkpoint(name=path.name, sha256=sha256, weights=weights_hash(module))
     accelerator = None
     if module.device.type == "cuda":
         import torch
 
         accelerator = torch.cuda.get_device_name(module.device)
+    trainer = module._trainer
     left_out = getattr(datamodule, "left_out", {}) or {}
-    failures = left_out.items() if isinstance(left_out, Mapping) else ((str(f), str(f)) for f in left_out)
+    left_out = left_out if isinstance(left_out, Mapping) else {str(f): str(f) for f in left_out}
+    errors = {str(k): str(v) for k, v in {**left_out, **(failed or {})}.items()}
+    if _ran_whole(trainer) if whole is None else whole:
+        # Videos without any ground truth take part and leave no score.
+        unscored = sorted({*names.values()} - {*videos, *errors})
+        errors |= {name: f"{name}: no frame of it has ground truth." for name in unscored}
     return Results.make(
         "test",
         accelerator=accelerator,
+        devices=trainer.num_devices if trainer is not None else 1,
+        nodes=trainer.num_nodes if trainer is not None else 1,
         model=type(module).__name__.removesuffix("Module"),
         arguments=changed_arguments(module),
         checkpoint=source,
-        data=Data(
-            name=getattr(datamodule, "name", None) or type(datamodule).__name__,
-            split=split,
-            fold=getattr(datamodule, "fold", None),
-            fingerprint=fingerprint({i.name: [i.frames, i.fps] for i in items}) if items else None,
-        ),
+        data=data,
         protocol={
             "average": getattr(metric, "average", "frame"),
             "coverage": getattr(datamodule, "coverage", None),
             "stride": getattr(datamodule, "test_stride", 1),
             "negatives": "video",
+            "sound": "swapped" if getattr(datamodule, "swap_sound", False) else "own",
         },
         conventions=conventions,
         metrics=scores,
         frames=used,
         videos=videos,
         steps=gaze.per_step() if gaze is not None else [],
-        failed=[Failure(item=str(item), error=str(error)) for item, error in failures],
+        failed=[Failure(item=item, error=error) for item, error in errors.items()],
+        cost=cost,
         seconds=seconds if seconds is not None else 0.0,
     )
+
+
+def _ran_whole(trainer: Trainer | None) -> bool:
+    """Say whether a trainer ran all batches of its test loader (no `limit_test_batches`)."""
+    if trainer is None or trainer.test_dataloaders is None:
+        return True
+    return sum(trainer.num_test_batches) >= len(trainer.test_dataloaders)
 
 
 def changed_arguments(module: SaliencyModule) -> dict[str, Any]:

@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
+from avsal.errors import ConfigError
 from avsal.metrics.saliency import SaliencyMetrics
+
+if TYPE_CHECKING:
+    from avsal.models.base import SaliencyModule
+    from avsal.results import Cost
 
 
 def states_of(metric: Metric) -> list[str]:
     """Return the names of a metric's states."""
     return list(metric._defaults)
+
+
+class Timing:
+    """Time that a network takes, without decoding and metrics.
+
+    Attributes:
+        maps: maps made since the last `reset`.
+        spent: seconds for them.
+
+    Args:
+        network: the network; `close` takes the hooks off again.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.calls = 0
+        self.reset()
+        self._hooks = [
+            network.register_forward_pre_hook(self._before),
+            network.register_forward_hook(self._after),
+        ]
+
+    def reset(self) -> None:
+        """Count from 0."""
+        self.spent, self.maps = 0.0, 0
+
+    def close(self) -> None:
+        """Take the hooks off the network."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _before(self, network: Any, inputs: Any) -> None:
+        _wait(inputs)
+        self._started = time.perf_counter()
+
+    def _after(self, network: Any, inputs: Any, output: Any) -> None:
+        _wait(inputs)
+        self.calls += 1
+        if self.calls > 1:  # the first call allocates and compiles
+            self.spent += time.perf_counter() - self._started
+            self.maps += output.logits.shape[0] * output.logits.shape[1]
+
+
+def cost_of(module: SaliencyModule, maps: int, spent: float) -> Cost | None:
+    """Return a network's size, and its speed from maps and seconds; None for a map that is made of ground truth."""
+    from avsal.results import Cost
+    from avsal.zoo.describe import network_cost
+
+    # The count runs on the processor, whatever the test ran on.
+    network = module.network if module.device.type == "cpu" else copy.deepcopy(module.network).cpu()
+    try:
+        cost = network_cost(network)
+    except ConfigError:
+        return None
+    speed = round(maps / spent, 2) if spent > 0 else None
+    return Cost(parameters=cost.params, multiply_adds=cost.macs, maps_per_second=speed)
 
 
 class Collect(Callback):
@@ -37,23 +99,8 @@ class Collect(Callback):
         self.names: dict[int, str] = {}
         self.video: str | None = None
         self.begin = self.end = 0
-        self.spent, self.maps, self.calls = 0.0, 0, 0
         self.clock = time.perf_counter()
-        self.hooks = [
-            pl_module.network.register_forward_pre_hook(self._before),
-            pl_module.network.register_forward_hook(self._after),
-        ]
-
-    def _before(self, network: Any, inputs: Any) -> None:
-        _wait(inputs)
-        self.started = time.perf_counter()
-
-    def _after(self, network: Any, inputs: Any, output: Any) -> None:
-        _wait(inputs)
-        self.calls += 1
-        if self.calls > 1:  # the first call allocates and compiles
-            self.spent += time.perf_counter() - self.started
-            self.maps += output.logits.shape[0] * output.logits.shape[1]
+        self.timing = Timing(pl_module.network)
 
     def on_test_batch_end(
         self,
@@ -77,8 +124,7 @@ class Collect(Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Write the last video, and wait until every process has done so."""
         self._write(trainer, pl_module.metrics("test"))
-        for hook in self.hooks:
-            hook.remove()
+        self.timing.close()
         trainer.strategy.barrier()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -97,14 +143,16 @@ class Collect(Callback):
         extra = {
             "names": {str(k): v for k, v in self.names.items()},
             "skipped": dict(getattr(self.loader, "skipped", {})),
-            "spent": self.spent, "maps": self.maps, "elapsed": now - self.clock, "rank": trainer.global_rank,
+            "spent": self.timing.spent, "maps": self.timing.maps, "elapsed": now - self.clock,
+            "rank": trainer.global_rank,
         }  # fmt: skip
         path = self.folder / f"{trainer.global_rank}-{uuid.uuid4().hex}.npz"
         partial = path.with_suffix(".partial")
         with open(partial, "wb") as file:
             np.savez(file, units=np.array(self.units), extra=np.array(json.dumps(extra)), **arrays)  # type: ignore[arg-type]
         partial.replace(path)
-        self.units, self.begin, self.spent, self.maps, self.clock = [], self.end, 0.0, 0, now
+        self.units, self.begin, self.clock = [], self.end, now
+        self.timing.reset()
 
 
 def _wait(inputs: Any) -> None:
@@ -158,27 +206,42 @@ class Shards:
         metric._update_count = max(1, metric._update_count)
         return metric
 
-    def frames(self, metric: Metric) -> dict[str, np.ndarray]:
-        """Return the arrays of `write_frames`; empty for gaze, whose threshold is chosen over all frames."""
-        if not isinstance(metric, SaliencyMetrics):
-            return {}
-        keys, scores = metric.per_frame()
-        ids = sorted({int(k) for k in keys[:, 0]})
-        place = {video: row for row, video in enumerate(ids)}
-        return {
-            "videos": np.array([self.names.get(k, str(k)) for k in ids]),
-            "metrics": np.array(metric.metrics),
-            "video": np.array([place[int(k)] for k in keys[:, 0]], dtype=np.int32),
-            "frame": keys[:, 1].numpy().astype(np.int32),
-            "scores": scores.numpy().astype(np.float32),
-        }
+    def frames(self, metric: Metric, rates: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Return the arrays of `write_frames`; see `frame_arrays`."""
+        return frame_arrays(metric, self.names, rates)
+
+
+def frame_arrays(
+    metric: Metric, names: Mapping[int, str], rates: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """Return the arrays of `write_frames`; empty for gaze, whose threshold is chosen over all frames.
+
+    Args:
+        metric: with the scores.
+        names: the videos' names by their number.
+        rates: frames per second by name, where they are known.
+    """
+    if not isinstance(metric, SaliencyMetrics):
+        return {}
+    keys, scores = metric.per_frame()
+    ids = sorted({int(k) for k in keys[:, 0]})
+    place = {video: row for row, video in enumerate(ids)}
+    videos = [names.get(k, str(k)) for k in ids]
+    return {
+        "videos": np.array(videos),
+        "fps": np.array([rates.get(name, np.nan) for name in videos], dtype=np.float64),
+        "metrics": np.array(metric.metrics),
+        "video": np.array([place[int(k)] for k in keys[:, 0]], dtype=np.int32),
+        "frame": keys[:, 1].numpy().astype(np.int32),
+        "scores": scores.numpy().astype(np.float32),
+    }
 
 
 def write_frames(frames: dict[str, np.ndarray], results: Path) -> Path | None:
     """Write the scores of every frame beside a results file, as `<name>.frames.npz`.
 
-    Entries: `videos` (V,) names, `metrics` (M,) names, `video` (N,) index into `videos`, `frame` (N,) 0-based, `scores`
-    (N, M) float32.
+    Entries: `videos` (V,) names, `fps` (V,) frames per second or NaN, `metrics` (M,) names, `video` (N,) index into
+    `videos`, `frame` (N,) 0-based, `scores` (N, M) float32.
 
     Returns:
         The file; None where there is nothing to write.

@@ -337,7 +337,10 @@ def test_a_papers_table_is_run_over_all_folds_and_printed_beside_the_paper(
     def fake(name: str) -> Any:
         asked.append(name)
         assert name in registry.entries()
-        return tiny(audiovisual="audiovisual" in name)
+        made = tiny(audiovisual="audiovisual" in name)
+        with torch.no_grad():  # each fold has weights of its own
+            next(made.network.parameters()).add_(0.01 * int(name[-1]))
+        return made
 
     monkeypatch.setattr("avsal.zoo.from_pretrained", fake)
     words = ["reproduce", "stavis", "--table", "3", "--data", str(tmp_path / "data"), "--sets", "AVAD"]
@@ -395,3 +398,138 @@ def test_training_stages_run_in_order_and_finished_ones_are_kept(
     assert "--trainer.devices=4" in ran[1]
     stages.training(SYSTEMS["casp-audiovisual"], 2, args).run()
     assert len(ran) == 3
+
+
+# -- `lightning test` ----------------------------------------------------------------------------------------------
+
+
+def lightning_test(
+    tmp_path: Path, data: SynthAVDataModule, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> Path:
+    """Test the tiny network as `lightning test` does, and return the results file."""
+    import lightning as L
+
+    from avsal.training import WriteResults
+
+    monkeypatch.setenv("AVSAL_RESULTS", str(tmp_path / "results"))
+    module = tiny()
+    weights = options.pop("ckpt_path", None)
+    trainer = L.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[WriteResults()], **CPU, **options,
+    )  # fmt: skip
+    data.use_spec(module.spec)
+    trainer.test(module, datamodule=data, ckpt_path=weights, verbose=False)
+    (path,) = (tmp_path / "results").glob("*.json")
+    return path
+
+
+def test_lightning_test_records_what_reproduce_records(
+    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lightning_test(tmp_path, synthav(), monkeypatch)
+    results = Results.read(path)
+    assert results.metrics == pytest.approx(once[0].metrics)
+    assert results.protocol == {k: v for k, v in once[0].protocol.items() if k != "protocol"}
+    assert results.data == once[0].data
+    assert results.data.annotations is not None
+    assert results.data.videos == len(results.videos)
+    assert results.complete
+    assert results.checkpoint is None
+    assert results.cost is not None
+    assert once[0].cost is not None
+    assert results.cost.parameters == once[0].cost.parameters
+    assert results.cost.maps_per_second is not None
+    assert results.cost.maps_per_second > 0
+    with np.load(frames_path(path)) as frames:
+        assert set(frames["fps"].tolist()) == {25.0}
+        np.testing.assert_allclose(frames["scores"], once[1]["scores"], rtol=1e-5)
+        assert frames["videos"].tolist() == once[1]["videos"].tolist()
+
+
+def test_lightning_test_says_that_the_sound_was_swapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Results.read(
+        lightning_test(tmp_path, synthav(conditions=("congruent",), swap_sound=True), monkeypatch)
+    )
+    assert results.protocol["sound"] == "swapped"
+    again = evaluate(
+        tiny(),
+        synthav(conditions=("congruent",), swap_sound=True),
+        checkpoint="t",
+        work=tmp_path / "w",
+        trainer=CPU,
+    )
+    assert again is not None
+    assert again[0].protocol["sound"] == "swapped"  # the data set's doing counts as well as the argument
+
+
+def test_a_test_of_a_few_batches_is_known_to_be_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = synthav()
+    path = lightning_test(tmp_path, data, monkeypatch, limit_test_batches=1)
+    results = Results.read(path)
+    assert len(results.videos) == 1
+    assert results.data.videos == len(data.split_items("test")) > 1
+    assert not results.complete
+    from avsal.report.measured import board
+
+    found = board([path])
+    assert found.entries == []
+    assert f"1 of {results.data.videos} videos" in found.notes[0]
+
+
+def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    import lightning as L
+
+    from avsal.results import weights_hash
+
+    holder = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, **CPU)
+    holder.strategy.connect(tiny())
+    saved = tmp_path / "best.ckpt"
+    holder.save_checkpoint(saved)
+    silent = synthav(conditions=("silent",))
+    results = Results.read(lightning_test(tmp_path, silent, monkeypatch, ckpt_path=str(saved)))
+    assert results.checkpoint is not None
+    assert results.checkpoint.sha256 == hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert results.checkpoint.weights == weights_hash(tiny())
+    found = evaluate(
+        tiny(), synthav(conditions=("silent",)), checkpoint="tiny", work=tmp_path / "w", trainer=CPU
+    )
+    assert found is not None
+    assert found[0].checkpoint is not None
+    assert found[0].checkpoint.sha256 is None
+    assert found[0].checkpoint.same(results.checkpoint)
+
+
+def test_a_changed_annotation_is_other_data_and_is_tested_again(tmp_path: Path) -> None:
+    import shutil
+
+    from avsal.results import data_of
+
+    made = synthav(conditions=("silent",))
+    made.prepare_data()
+    assert made.root is not None
+    root = tmp_path / "copy"
+    shutil.copytree(made.root, root)
+
+    def copy() -> SynthAVDataModule:
+        return SynthAVDataModule(root, conditions=("silent",), num_workers=0, batch_size=4, test_stride=6)
+
+    before = data_of(copy())
+    assert before.annotations == data_of(made).annotations  # equal files elsewhere
+    evaluate(tiny(), copy(), checkpoint="tiny", work=tmp_path / "w", trainer=CPU)
+    name = copy().split_items("test")[0].name
+    table = root / "annotations" / name / "fixations.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    after = data_of(copy())
+    assert after.fingerprint == before.fingerprint
+    assert after.annotations != before.annotations
+    evaluate(tiny(), copy(), checkpoint="tiny", work=tmp_path / "w", trainer=CPU)
+    assert len(list((tmp_path / "w").iterdir())) == 2

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from avsal.errors import DataError
-from avsal.results import Checkpoint, Data, Failure, Results, fingerprint, git_state, sha256_of
+from avsal.results import (
+    Checkpoint,
+    Data,
+    Failure,
+    Results,
+    file_fingerprint,
+    fingerprint,
+    git_state,
+    processor_name,
+    sha256_of,
+)
 
 
 def make(**changes) -> Results:
@@ -92,3 +102,40 @@ def test_hash_fingerprint_and_git_state(tmp_path: Path) -> None:
     changed = git_state(tmp_path)
     assert changed is not None
     assert changed.dirty
+
+
+def test_the_processor_is_named_where_the_platform_knows_its_architecture_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(
+        "processor\t: 0\nmodel name\t: A Processor @ 2.40GHz\nprocessor\t: 1\nmodel name\t: Another\n"
+    )
+    monkeypatch.setattr("platform.processor", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert processor_name(info) == "A Processor @ 2.40GHz"
+    assert processor_name(tmp_path / "missing") == "x86_64"
+    monkeypatch.setattr("platform.processor", lambda: "Named")
+    assert processor_name(info) == "Named"
+
+
+def test_weights_are_the_same_by_their_entries_and_in_old_files_by_either_hash() -> None:
+    file, entries, other = ("a" * 64, "b" * 64, "c" * 64)
+    new = Checkpoint(name="x.ckpt", sha256=file, weights=entries)
+    assert new.same(Checkpoint(name="registry-name", weights=entries))
+    assert new.same(Checkpoint(name="old-reproduce", sha256=entries))
+    assert new.same(Checkpoint(name="old-test", sha256=file))
+    assert not new.same(Checkpoint(name="x.ckpt", sha256=file, weights=other))
+    assert not Checkpoint(name="x").same(Checkpoint(name="x"))
+
+
+def test_a_fingerprint_of_files_changes_with_names_and_sizes_and_not_with_the_place(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place / "maps").mkdir(parents=True)
+        for k in range(3):
+            (tmp_path / place / "maps" / f"{k}.png").write_bytes(b"x" * k)
+    first, second = (tmp_path / place / "maps" for place in "ab")
+    assert file_fingerprint([first]) == file_fingerprint([second])
+    (second / "2.png").write_bytes(b"longer")
+    assert file_fingerprint([first]) != file_fingerprint([second])
+    assert file_fingerprint([tmp_path / "nothing"]) is None

@@ -18,7 +18,15 @@ from avsal.errors import AvsalError
 from avsal.report.papers import System
 from avsal.report.published import PERCENT, SIX
 from avsal.report.records import Record, read
-from avsal.report.screening import all_folds, newest_of, one_content, one_protocol
+from avsal.report.screening import (
+    all_folds,
+    newest_of,
+    one_content,
+    one_protocol,
+    own_folds,
+    own_weights,
+    whole,
+)
 from avsal.report.statistics import DRAWS, FloatArray, Units, f1_of, interval, resamples
 from avsal.results import Cost
 
@@ -101,15 +109,16 @@ def board(paths: Iterable[Path], *, draws: int = DRAWS, seed: int = 0) -> Board:
         draws, seed: of the bootstrap.
     """
     notes: list[str] = []
-    records = read(paths, notes)
+    records = own_folds(whole(read(paths, notes), notes), notes)
     entries: list[Entry] = []
     by_data: dict[str, list[Record]] = {}
     for record in records:
         by_data.setdefault(record.data, []).append(record)
     for data, members in by_data.items():
-        kept = one_protocol(members, notes)
+        kept = one_protocol(data, members, notes)
         kept = newest_of(kept, notes)
-        kept = one_content(kept, notes)
+        kept = own_weights(kept, notes)
+        kept = one_content(data, kept, notes)
         groups: dict[tuple[str, str], list[Record]] = {}
         for record in kept:
             groups.setdefault(record.key, []).append(record)
@@ -201,9 +210,21 @@ def gather(records: Sequence[Record], metric: str) -> Units:
         values = [[float(r.videos[n].get(metric, math.nan)) for r in records] for n in names]
         weights = [[weight(r.videos[n]) for r in records] for n in names]
         return Units(tuple(names), np.array(values), np.array(weights), "folds")
-    rows = [(name, row) for r in records for name, row in sorted(r.videos.items())]
-    values = [[float(row.get(metric, math.nan))] for _, row in rows]
-    return Units(tuple(n for n, _ in rows), np.array(values), np.array([[weight(row)] for _, row in rows]))
+    rows: dict[str, list[Mapping[str, float]]] = {}
+    for record in records:
+        for name, row in record.videos.items():
+            rows.setdefault(name, []).append(row)
+    names = sorted(rows)
+    # A video in the test lists of two folds (AVAD) counts twice, and is drawn or not drawn with both its copies.
+    pairs = [_joined([(float(row.get(metric, math.nan)), weight(row)) for row in rows[n]]) for n in names]
+    return Units(tuple(names), np.array([[v] for v, _ in pairs]), np.array([[w] for _, w in pairs]))
+
+
+def _joined(copies: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the mean of a video's copies and what they count together; those without a score do not."""
+    used = [(value, weight) for value, weight in copies if not math.isnan(value)]
+    total = sum(weight for _, weight in used)
+    return (sum(v * w for v, w in used) / total, total) if total else (math.nan, 1.0)
 
 
 def _gaze_scores(

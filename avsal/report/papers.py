@@ -72,11 +72,16 @@ class System:
         """
         from avsal.models import model_class
 
-        theirs = {k: v for k, v in arguments.items() if k not in TRAINING}
-        if theirs.get("contrast") == "post":  # CSTS's own, which its default stands for
-            del theirs["contrast"]
-        ours = {k: v for k, v in self.arguments.items() if k not in TRAINING}
-        return model_class(self.model).__name__.removesuffix("Module") == model and theirs == ours
+        same = architecture(arguments) == architecture(self.arguments)
+        return same and model_class(self.model).__name__.removesuffix("Module") == model
+
+
+def architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor arguments that say what a model is, without those of its training."""
+    found = {k: v for k, v in arguments.items() if k not in TRAINING}
+    if found.get("contrast") == "post":  # CSTS's own, which its default stands for
+        del found["contrast"]
+    return found
 
 
 @dataclass(frozen=True)

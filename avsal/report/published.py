@@ -43,6 +43,10 @@ SETS = {
     "dhf1k": "DHF1K",
 }
 SIX = ("DIEM", "Coutrot1", "Coutrot2", "AVAD", "ETMD", "SumMe")
+#: The papers whose models are in avsal.
+PAPER_NAMES = ("STAViS", "CASP-Net", "MSPI", "AVRSP", "CSTS")
+#: Sets whose test videos are the same in every fold.
+ONE_TEST_LIST = ("DIEM",)
 #: The tables in which a paper compares models; the others are its ablations.
 MAIN = {
     ("STAViS", "2"), ("STAViS", "3"), ("CASP-Net", "4"), ("CASP-Net", "5"), ("AVRSP", "I"), ("AVRSP", "II"),
@@ -122,6 +126,17 @@ class CitedModel:
     source: str
 
 
+@dataclass(frozen=True)
+class CitedBenchmark:
+    """A benchmark or data set beside the six, with what its page states."""
+
+    benchmark: str
+    what: str
+    licence: str
+    scores: str
+    source: str
+
+
 def read_cells(text: str, where: str) -> list[Cell]:
     """Read a table of published numbers (columns as in `published_results.csv`).
 
@@ -163,6 +178,13 @@ def cited_models() -> tuple[CitedModel, ...]:
     text = (files("avsal.report") / "cited_models.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
     return tuple(CitedModel(**{**row, "year": int(row["year"])}) for row in rows)  # type: ignore[arg-type]
+
+
+@cache
+def cited_benchmarks() -> tuple[CitedBenchmark, ...]:
+    """Return benchmarks with what their pages state."""
+    text = (files("avsal.report") / "cited_benchmarks.csv").read_text(encoding="utf-8")
+    return tuple(CitedBenchmark(**row) for row in csv.DictReader(text.splitlines()))
 
 
 def select(

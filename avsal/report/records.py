@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from avsal.errors import AvsalError, DataError
-from avsal.report.papers import System, system_of
+from avsal.report.papers import System, architecture, system_of
 from avsal.report.published import SETS, ZERO_SHOT
 from avsal.results import Results, fingerprint
 
@@ -30,6 +30,7 @@ class Record:
         videos: each video's scores.
         system: of a paper, None for others.
         sound: "own", or "swapped" where every clip heard another's sound.
+        variant: what tells its architecture from others of the same name, "" if nothing has to.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Record:
     videos: Mapping[str, Mapping[str, float]]
     system: System | None
     sound: str
+    variant: str = ""
 
     @property
     def gaze(self) -> bool:
@@ -51,8 +53,16 @@ class Record:
 
     @property
     def label(self) -> str:
-        """How tables call it: the paper's name for it, else model and weights."""
+        """How tables call it: the paper's name for it, else model and weights; then what tells it from namesakes."""
+        return f"{self._name}, {self.variant}" if self.variant else self._name
+
+    @property
+    def _name(self) -> str:
         r = self.results
+        if self.untrained:
+            return f"{r.model}, no checkpoint"
+        if r.model == "Baseline" and r.checkpoint is None:
+            return f"baseline-{r.arguments.get('kind', 'centre')}"
         weights = re.sub(r"-fold\d+$", "", r.checkpoint.name) if r.checkpoint else None
         if weights and _TRAINED.fullmatch(weights):  # the file name of every training
             weights = "own training"
@@ -60,6 +70,24 @@ class Record:
             return self.system.name
         name = self.system.name if self.system else r.model
         return f"{name}, {weights}" if weights == "own training" else weights or name or self.path.stem
+
+    @property
+    def untrained(self) -> bool:
+        """Whether a network was tested without naming any weights: random ones, or those it starts training from."""
+        r = self.results
+        computed = r.model == "Baseline" and r.arguments.get("kind", "centre") not in (
+            "fitted_centre",
+            "shuffled",
+        )
+        return r.kind == "test" and r.checkpoint is None and not computed
+
+    @property
+    def architecture(self) -> dict[str, Any] | None:
+        """The model and the arguments that say what it is; None where they are not known (maps of any program)."""
+        r = self.results
+        if r.kind == "evaluate" or r.model is None:
+            return None
+        return {"model": r.model, **architecture(r.arguments)}
 
     @property
     def modality(self) -> str:
@@ -79,6 +107,16 @@ class Record:
     def fold(self) -> int:
         """Number of the fold; 1 where there are none."""
         return self.results.data.fold or 1
+
+    @property
+    def weights_fold(self) -> int | None:
+        """The fold that the name of the weights states, None without."""
+        found = (
+            re.search(r"-fold(\d+)(\.\w+)?$", self.results.checkpoint.name)
+            if self.results.checkpoint
+            else None
+        )
+        return int(found[1]) if found else None
 
     @property
     def contents(self) -> str:
@@ -131,7 +169,8 @@ def read(paths: Iterable[Path], notes: list[str]) -> list[Record]:
             notes.append(f"left out: {error}")
             continue
         name = results.checkpoint.name if results.checkpoint else None
-        system = system_of(name, results.model, results.arguments)
+        stated = results.kind == "evaluate" or results.checkpoint is not None
+        system = system_of(name, results.model, results.arguments) if stated else None
         sound = str(results.protocol.get("sound") or "own")
         parts: dict[str, dict[str, Mapping[str, float]]] = {}
         for video, row in results.videos.items():
@@ -147,7 +186,26 @@ def read(paths: Iterable[Path], notes: list[str]) -> list[Record]:
             parts = {gaze_task(d, name, results.arguments): part for d, part in parts.items()}
         for data, videos in parts.items():
             records.append(Record(path, results, data, videos, system, sound))
-    return records
+    return _told_apart(records)
+
+
+def _told_apart(records: list[Record]) -> list[Record]:
+    """Give architectures that share a name a variant each: only folds of one architecture make a mean."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.label, []).append(record)
+    variants: dict[str, set[str]] = {}  # arguments that differ, by label
+    for label, members in groups.items():
+        known = [r.architecture for r in members if r.architecture is not None]
+        keys = {key for one in known for key in one}
+        variants[label] = {key for key in keys if len({str(one.get(key)) for one in known}) > 1}
+    return [replace(r, variant=_variant(r, variants[r.label])) for r in records]
+
+
+def _variant(record: Record, keys: set[str]) -> str:
+    own = record.architecture or {}
+    words = [own[k] if k == "model" else f"{k} {own[k]}" for k in sorted(keys) if k in own]
+    return ", ".join(words)
 
 
 def gaze_task(data: str, weights: str | None, arguments: Mapping[str, Any]) -> str:

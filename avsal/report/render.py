@@ -7,11 +7,15 @@ import csv
 import html
 import io
 import json
+import math
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from avsal.report.tables import Table, Value
+from avsal.report.tables import INTERVAL, Table, Value
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
 _LEFT = {
@@ -24,7 +28,15 @@ _LEFT = {
     "what its page states",
     "weights and licence",
     "condition",
+    "minus",
+    "F1 (%)",
+    "benchmark",
+    "what",
+    "licence",
+    "scores",
 }
+#: Columns that say what a row is about.
+_NAMES = ("model", "mod.", "line", "minus", "F1 (%)")
 _KINDS = {
     "published": "published", "measured": "measured", "difference": "difference", "published only": "published-only",
 }  # fmt: skip
@@ -39,6 +51,7 @@ def render(
     left_out: Sequence[str] = (),
     figures: Sequence[tuple[str, Path]] = (),
     width: int = 200,
+    folder: Path = Path(),
 ) -> str:
     """Return the tables as text.
 
@@ -48,8 +61,9 @@ def render(
         title: of the page.
         notes: sentences that hold for all tables.
         left_out: sentences about results that are in no table.
-        figures: captions and PNG files, for Markdown (by name) and HTML (inside the page).
+        figures: captions and PNG files, for Markdown (by their path) and HTML (inside the page).
         width: characters of a terminal's line.
+        folder: where the text will lie; Markdown's paths lead from there.
     """
     if form == "csv":
         return _csv(tables)
@@ -58,41 +72,77 @@ def render(
     if form == "latex":
         return _latex(tables, notes, left_out)
     if form == "markdown":
-        return _markdown(tables, title, notes, left_out, figures)
+        return _markdown(tables, title, notes, left_out, figures, folder)
     return _terminal(tables, notes, width)
 
 
 def _terminal(tables: Sequence[Table], notes: Sequence[str], width: int) -> str:
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     target = io.StringIO()
-    console = Console(file=target, width=width, color_system=None, highlight=False, markup=False)
+
+    def console(width: int) -> Console:
+        return Console(file=target, width=width, color_system=None, highlight=False, markup=False)
+
     for table in tables:
-        shown = RichTable(box=None, pad_edge=False, header_style="bold", show_edge=False)
-        columns = _used(table)
-        for k in columns:
-            shown.add_column(
-                table.columns[k], justify="left" if table.columns[k] in _LEFT else "right",
-                no_wrap=table.columns[k] not in _LEFT or table.columns[k] in ("line", "mod."), overflow="fold",
-            )  # fmt: skip
-        previous: list[str] = []
-        for row in table.rows:
-            name = [row[0].text, row[1].text]
-            words = [row[k].text for k in columns]
-            if name == previous and "line" in table.columns:
-                words = ["" if k < 2 else w for k, w in zip(columns, words, strict=True)]
-            previous = name
-            shown.add_row(*(Text(w) for w in words))
-        console.print(Text(table.title, style="bold"))
-        console.print(shown)
+        console(width).print(Text(table.title, style="bold"))
+        for columns in _fitting(table, width):
+            # One column may need more than the line has: a line that the terminal wraps loses nothing.
+            console(max(width, _needed(table, columns))).print(_grid(table, columns))
         for note in table.notes:
-            console.print(f"  {note}")
-        console.print()
+            console(width).print(f"  {note}")
+        console(width).print()
     for note in notes:
-        console.print(note)
+        console(width).print(note)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
+
+
+def _fitting(table: Table, width: int) -> list[list[int]]:
+    """Return the columns in blocks that fit side by side, each with the columns that name the row."""
+    names = [k for k in _used(table) if table.columns[k] in _NAMES]
+    blocks = [list(names)]
+    for k in (k for k in _used(table) if k not in names):
+        if len(blocks[-1]) > len(names) and _needed(table, [*blocks[-1], k]) > width:
+            blocks.append(list(names))
+        blocks[-1].append(k)
+    return blocks
+
+
+def _needed(table: Table, columns: Sequence[int]) -> int:
+    """Return how many characters the columns need when words may be folded and numbers may not."""
+    widths = [
+        10
+        if _folds(table.columns[k])
+        else max([len(table.columns[k]), *(len(r[k].text) for r in table.rows)])
+        for k in columns
+    ]
+    return sum(widths) + 2 * len(widths)
+
+
+def _folds(column: str) -> bool:
+    return column in _LEFT and column not in ("line", "mod.")
+
+
+def _grid(table: Table, columns: Sequence[int]) -> Any:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for k in columns:
+        shown.add_column(
+            table.columns[k], justify="left" if table.columns[k] in _LEFT else "right",
+            no_wrap=not _folds(table.columns[k]), overflow="fold", min_width=10 if _folds(table.columns[k]) else None,
+        )  # fmt: skip
+    previous: list[str] = []
+    for row in table.rows:
+        name = [row[0].text, row[1].text]
+        words = [row[k].text for k in columns]
+        if name == previous and "line" in table.columns:
+            words = ["" if k in (0, 1) else w for k, w in zip(columns, words, strict=True)]
+        previous = name
+        shown.add_row(*(Text(w) for w in words))
+    return shown
 
 
 def _used(table: Table) -> list[int]:
@@ -106,7 +156,11 @@ def _markdown(
     notes: Sequence[str],
     left_out: Sequence[str],
     figures: Sequence[tuple[str, Path]],
+    folder: Path,
 ) -> str:
+    def link(path: Path) -> str:
+        return quote(Path(os.path.relpath(path, folder)).as_posix())
+
     def cell(words: str) -> str:
         return words.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
 
@@ -118,7 +172,7 @@ def _markdown(
         lines.append("|" + "|".join("---" if table.columns[k] in _LEFT else "--:" for k in columns) + "|")
         lines += ["| " + " | ".join(cell(row[k].text) for k in columns) + " |" for row in table.rows]
         lines += ["", *(f"- {cell(note)}" for note in table.notes), ""]
-    lines += [f"![{caption}]({path.name})\n" for caption, path in figures]
+    lines += [f"![{caption}]({link(path)})\n" for caption, path in figures]
     if notes:
         lines += ["## How to read this" if title else "", "", *(f"- {cell(note)}" for note in notes), ""]
     if left_out:
@@ -127,7 +181,10 @@ def _markdown(
 
 
 def _csv(tables: Sequence[Table]) -> str:
-    """One line for each number: table, the row's words, column, value as a number, and as printed."""
+    """One line for each number: table, the row's words, column, value as a number, and as printed.
+
+    An interval is two lines, one for each bound.
+    """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(["table", "model", "modality", "line", "column", "value", "printed", "source"])
@@ -139,8 +196,17 @@ def _csv(tables: Sequence[Table]) -> str:
             for k, value in enumerate(row):
                 if table.columns[k] in _LEFT or not value.text:
                     continue
-                exact = value.sort if isinstance(value.sort, int | float) else ""
-                writer.writerow([table.title, *head, table.columns[k], exact, value.text, source])
+                lines = [(head[2], value.sort if isinstance(value.sort, int | float) else "")]
+                if value.bounds is not None and not math.isnan(value.bounds[0]):
+                    lines = [] if head[2] == INTERVAL else lines
+                    lines += [
+                        (f"{INTERVAL}, {end}", v)
+                        for end, v in zip(("low", "high"), value.bounds, strict=True)
+                    ]
+                for line, exact in lines:
+                    writer.writerow(
+                        [table.title, *head[:2], line, table.columns[k], exact, value.text, source]
+                    )
     return target.getvalue()
 
 
@@ -163,11 +229,12 @@ def _latex(tables: Sequence[Table], notes: Sequence[str], left_out: Sequence[str
         lines += [
             r"\bottomrule",
             r"\end{tabular}",
-            *(f"% {note}" for note in table.notes),
+            *(rf"\par\footnotesize {note.translate(_TEX)}" for note in table.notes),
             r"\end{table}",
             "",
         ]
-    lines += [f"% {note}" for note in (*notes, *(f"left out: {n}" for n in left_out))]
+    lines += [rf"\noindent{{\footnotesize {note.translate(_TEX)}\par}}" for note in notes]
+    lines += [f"% {note}" for note in left_out]
     return "\n".join(lines) + "\n"
 
 

@@ -142,6 +142,7 @@ def run_test(
     *,
     protocol: Protocol,
     sound: Literal["own", "swapped"] = "own",
+    sha256: str | None = None,
 ) -> Path | None:
     """Test one checkpoint, write its results, and return the file; a finished one is not repeated.
 
@@ -151,20 +152,20 @@ def run_test(
         checkpoint: name of the weights.
         data_name: for the file's name.
         args: `out`, `accelerator`, `devices`, `num_nodes`, `strategy`.
-        protocol, sound: see `avsal.evaluation.evaluate`.
+        protocol, sound, sha256: see `avsal.evaluation.evaluate`.
 
     Returns:
         The results file; None on every process but the first.
     """
-    from avsal.evaluation import evaluate, forget, weights_hash
+    from avsal.evaluation import evaluate, forget
+    from avsal.results import weights_hash
     from avsal.scorefiles import write_frames
 
     fold = getattr(data, "fold", None)
     parts = [checkpoint, data_name.lower(), f"fold{fold}" if fold and data_name in SIX else None, protocol]
     parts.append("swapped" if sound == "swapped" else None)
     path = args.out / f"{'-'.join(str(p) for p in parts if p)}.json"
-    sha256 = weights_hash(module)
-    if _finished(path, data, sha256, protocol, sound):
+    if _finished(path, data, weights_hash(module), protocol, sound):
         _say(f"{path}: done before")
         return path
     _say(f"{checkpoint} on {data_name}{f' fold {fold}' if fold and data_name in SIX else ''}"
@@ -186,9 +187,9 @@ def run_test(
     return path
 
 
-def _finished(path: Path, data: SaliencyDataModule, sha256: str, protocol: str, sound: str) -> bool:
-    """Say whether a file holds the results of these weights on this data under this protocol."""
-    from avsal.results import Results, fingerprint
+def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str, sound: str) -> bool:
+    """Say whether a file holds the whole results of these weights on this data under this protocol."""
+    from avsal.results import Results, data_of
 
     if not path.is_file():
         return False
@@ -197,15 +198,29 @@ def _finished(path: Path, data: SaliencyDataModule, sha256: str, protocol: str, 
     except DataError:
         return False
     data.prepare_data()
-    items = data.split_items("test")
+    there = data_of(data)
     return (
         known.checkpoint is not None
-        and known.checkpoint.sha256 == sha256
-        and known.data.fingerprint == fingerprint({i.name: [i.frames, i.fps] for i in items})
+        and weights in known.checkpoint.hashes
+        and known.data.fingerprint == there.fingerprint
+        and known.data.annotations in (None, there.annotations)
+        and known.complete
         and known.protocol.get("protocol") == protocol
         and known.protocol.get("sound") == sound
         and known.protocol.get("stride") == data.test_stride
     )
+
+
+def file_hash(name: str | Path) -> str | None:
+    """Return the sha256 of the file that weights are in: of a path, or as the registry states it for a name."""
+    from avsal.results import sha256_of
+    from avsal.zoo.registry import entries
+
+    if isinstance(name, Path):
+        return sha256_of(name) if name.is_file() else None
+    entry = entries().get(name)
+    stated = {getattr(source, "sha256", None) for source in entry.sources} if entry is not None else set()
+    return stated.pop() if len(stated) == 1 else None
 
 
 def trainer_options(args: argparse.Namespace) -> dict[str, Any]:

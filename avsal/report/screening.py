@@ -6,30 +6,99 @@ Every function returns what is kept, and appends to `notes` what is not, by file
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
-from avsal.report.published import SETS, SIX
+from avsal.report.published import ONE_TEST_LIST, SETS, SIX
 from avsal.report.records import NOT_PROTOCOL, Record
 
 
-def one_protocol(records: list[Record], notes: list[str]) -> list[Record]:
-    """Keep the protocol that most systems of a data set have (then: the newest result's), and name the others."""
-    systems: dict[str, set[Any]] = {}
+def whole(records: list[Record], notes: list[str]) -> list[Record]:
+    """Keep results of all videos of their split, and name those of a part (a few batches, an interrupted test)."""
     for record in records:
-        systems.setdefault(record.protocol, set()).add((record.key, record.fold))
-    if len(systems) == 1:
+        if not record.results.complete:
+            r = record.results
+            notes.append(
+                f"left out: {record.where} is a part of a test: {len(r.videos)} of {r.data.videos} videos were scored"
+                + (f", {len(r.failed)} failed." if r.failed else ".")
+            )
+    return [record for record in records if record.results.complete]
+
+
+def own_folds(records: list[Record], notes: list[str]) -> list[Record]:
+    """Keep results whose weights were trained for the fold that they were tested on, as far as their names say."""
+    kept = []
+    for record in records:
+        tested = record.results.data.fold
+        if record.data in SIX and tested is not None and record.weights_fold not in (None, tested):
+            notes.append(
+                f"left out: {record.where} tests the weights of fold {record.weights_fold} on fold {tested}, whose "
+                "videos they were trained on. Test each fold's own weights."
+            )
+        else:
+            kept.append(record)
+    return kept
+
+
+def own_weights(records: list[Record], notes: list[str]) -> list[Record]:
+    """Leave out a paper's system whose folds share one checkpoint: it was trained on what it is tested on."""
+    shared: dict[int, Record] = {}
+    for a in records:
+        for b in records:
+            one, other = a.results.checkpoint, b.results.checkpoint
+            folds = a.system is not None and a.system.folds and a.data in SIX
+            if folds and a.key == b.key and a.fold != b.fold and one and other and one.same(other):
+                shared[id(a)] = b
+    for record in records:
+        if id(record) in shared:
+            notes.append(
+                f"left out: {record.where}, fold {record.fold}, has the same weights as fold {shared[id(record)].fold} "
+                f"({shared[id(record)].path.name}): videos that one fold tests are trained on in another."
+            )
+    return [record for record in records if id(record) not in shared]
+
+
+def _complete(data: str, records: list[Record]) -> set[Any]:
+    """Return the keys of the systems that have all folds among these records."""
+    folds: dict[Any, set[int]] = {}
+    for record in records:
+        folds.setdefault(record.key, set()).add(record.fold)
+    return {key for key, present in folds.items() if present >= set(_wanted(data, present))}
+
+
+def _wanted(data: str, present: Iterable[int]) -> list[int]:
+    folds = sorted(set(present))
+    if data in SIX:
+        return [1, 2, 3]
+    return folds if len(folds) == 1 else list(range(1, max(folds) + 1))
+
+
+def one_protocol(data: str, records: list[Record], notes: list[str]) -> list[Record]:
+    """Keep the protocol that most complete systems have (then: most results, then the newest), and name the others."""
+    members: dict[str, list[Record]] = {}
+    for record in records:
+        members.setdefault(record.protocol, []).append(record)
+    if len(members) == 1:
         return records
-    newest = {p: max(r.results.created for r in records if r.protocol == p) for p in systems}
-    chosen = max(systems, key=lambda p: (len(systems[p]), newest[p]))
-    example = next(r for r in records if r.protocol == chosen)
+
+    def vote(protocol: str) -> tuple[int, int, str]:
+        own = members[protocol]
+        # Two systems without all their folds give no mean: they must not outvote one that does.
+        return (
+            len(_complete(data, own)),
+            len({(r.key, r.fold) for r in own}),
+            max(r.results.created for r in own),
+        )
+
+    chosen = max(members, key=vote)
+    example = members[chosen][0]
     for record in records:
         if record.protocol != chosen:
             difference = "; ".join(_differences(record, example))
             notes.append(
                 f"left out: {record.where} has another protocol than {example.path.name}: {difference}."
             )
-    return [r for r in records if r.protocol == chosen]
+    return members[chosen]
 
 
 def _differences(record: Record, other: Record) -> list[str]:
@@ -50,7 +119,7 @@ def newest_of(records: list[Record], notes: list[str]) -> list[Record]:
         if known is record:
             continue
         a, b = record.results.checkpoint, known.results.checkpoint
-        same = a is not None and b is not None and a.sha256 == b.sha256
+        same = a is not None and b is not None and a.same(b)
         gap = max(
             (abs(record.results.metrics[m] - v) for m, v in known.results.metrics.items()
              if m in record.results.metrics and not math.isnan(v) and not math.isnan(record.results.metrics[m])),
@@ -64,32 +133,52 @@ def newest_of(records: list[Record], notes: list[str]) -> list[Record]:
     return [r for r in records if chosen[r.key, r.fold] is r]
 
 
-def one_content(records: list[Record], notes: list[str]) -> list[Record]:
-    """In each fold keep the results of the videos that most systems were scored on, and name the others."""
+def one_content(data: str, records: list[Record], notes: list[str]) -> list[Record]:
+    """Keep the results of the videos that most complete systems were scored on, and name the others.
+
+    Each fold has its videos and its vote, but on DIEM, which has one test list, all folds vote together.
+    """
+    complete = _complete(data, records)
     kept: list[Record] = []
-    for fold in sorted({r.fold for r in records}):
-        members = [r for r in records if r.fold == fold]
-        votes = Counter((r.contents, _version(r)) for r in members)
-        newest = {c: max(r.results.created for r in members if (r.contents, _version(r)) == c) for c in votes}
-        chosen = max(votes, key=lambda c: (votes[c], newest[c]))
-        example = next(r for r in members if (r.contents, _version(r)) == chosen)
+    for fold in [0] if data in ONE_TEST_LIST else sorted({r.fold for r in records}):
+        members = [r for r in records if fold in (0, r.fold)]
+        votes: dict[Any, list[Record]] = {}
         for record in members:
-            if (record.contents, _version(record)) == chosen:
+            votes.setdefault((record.contents, _version(record)), []).append(record)
+        chosen = max(votes.values(), key=lambda own: _vote(own, complete))
+        example = chosen[0]
+        annotated: dict[str, list[Record]] = {}
+        for record in chosen:
+            if record.results.data.annotations is not None:
+                annotated.setdefault(record.results.data.annotations, []).append(record)
+        annotations = max(annotated, key=lambda a: _vote(annotated[a], complete)) if annotated else None
+        for record in members:
+            if record in chosen and record.results.data.annotations in (None, annotations):
                 kept.append(record)
                 continue
-            missing, extra = (
-                set(example.videos) - set(record.videos),
-                set(record.videos) - set(example.videos),
-            )
-            reason = "other versions of the videos or annotations (the fingerprints differ)"
-            if missing or extra:
-                reason = f"{len(missing)} videos missing and {len(extra)} others"
-            elif record.contents != example.contents:
-                reason = "other numbers of scored frames"
+            if record in chosen and annotations is not None:
+                example = annotated[annotations][0]
             notes.append(
-                f"left out: {record.where} was scored on other data than {example.path.name}: {reason}."
+                f"left out: {record.where} was scored on other data than {example.path.name}: "
+                f"{_other_data(record, example)}."
             )
     return kept
+
+
+def _vote(records: list[Record], complete: set[Any]) -> tuple[int, int, str]:
+    newest = max(r.results.created for r in records)
+    return sum(r.key in complete for r in records), len(records), newest
+
+
+def _other_data(record: Record, example: Record) -> str:
+    missing, extra = set(example.videos) - set(record.videos), set(record.videos) - set(example.videos)
+    if missing or extra:
+        return f"{len(missing)} videos missing and {len(extra)} others"
+    if record.contents != example.contents:
+        return "other numbers of scored frames"
+    if _version(record) != _version(example):
+        return "other versions of the videos or annotations (the fingerprints differ)"
+    return "other annotation files (their names or sizes differ)"
 
 
 def _version(record: Record) -> str | None:
@@ -102,9 +191,7 @@ def _version(record: Record) -> str | None:
 def all_folds(data: str, group: list[Record], notes: list[str]) -> list[Record]:
     """Return a system's folds if all are there; a data set without folds has one."""
     present = sorted(record.fold for record in group)
-    wanted = [1, 2, 3] if data in SIX else present[:1]
-    if data not in SIX and len(present) > 1:
-        wanted = list(range(1, max(present) + 1))
+    wanted = _wanted(data, present)
     missing = [fold for fold in wanted if fold not in present]
     if missing:
         notes.append(

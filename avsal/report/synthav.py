@@ -151,7 +151,7 @@ def _score(entry: Entry | None, metric: str) -> Value:
         return Value()
     digits = min(DIGITS.get(metric, 3), 3)
     value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
-    return Value(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]", value)
+    return Value(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]", value, (low, high))
 
 
 def _title(entry: Entry) -> str:
@@ -228,7 +228,7 @@ def _differences(found: Board) -> Table:
                 continue
             gap, low, high = paired(first.units["nss"], second.units["nss"])
             lines.setdefault((first.title, minus), {})[data] = Value(
-                f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]", gap
+                f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]", gap, (low, high)
             )
     rows = [
         [text(model), text(minus), *(values.get(data, Value()) for data in CONDITIONS)]
@@ -292,5 +292,5 @@ def _f1_cells(endings: Sequence[str], *systems: Entry) -> list[Value]:
         parts = [(e.units[f"recall{ending}"], e.units[f"precision{ending}"]) for e in systems]
         value, low, high = (100 * v for v in gaze_f1(*parts, data=systems[0].data))
         sign = "+" if len(systems) > 1 else ""
-        found.append(Value(f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]", value))
+        found.append(Value(f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]", value, (low, high)))
     return found

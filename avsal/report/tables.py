@@ -8,10 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from avsal.report.measured import Board, Entry, shown
-from avsal.report.published import LABELS, METRICS, SIX, Cell, cells, cited_models
+from avsal.report.published import (
+    LABELS,
+    METRICS,
+    PAPER_NAMES,
+    SIX,
+    Cell,
+    cells,
+    cited_benchmarks,
+    cited_models,
+)
 from avsal.report.statistics import average, interval
 
 DIGITS = dict(METRICS.values())
+#: What the lines of intervals are called.
+INTERVAL = "95 % interval"
 #: Two spellings of one model.
 _SAME = {"TASED": "TASED-Net"}
 
@@ -23,10 +34,12 @@ class Value:
     Attributes:
         text: as printed.
         sort: what a sortable table sorts by; None sorts last.
+        bounds: both ends of an interval, as shown.
     """
 
     text: str = ""
     sort: float | str | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass
@@ -51,6 +64,14 @@ def number(value: float, digits: int, sign: bool = False) -> Value:
     if math.isnan(value):
         return Value()
     return Value(f"{value:{'+' if sign else ''}.{digits}f}", value)
+
+
+def span(metric: str, low: float, high: float) -> Value:
+    """Return an interval as a cell; empty for NaN."""
+    if math.isnan(low):
+        return Value()
+    low, high = shown(metric, low), shown(metric, high)
+    return Value(f"{low:.{_d(metric)}f}…{high:.{_d(metric)}f}", low, (low, high))
 
 
 def text(words: str) -> Value:
@@ -90,7 +111,14 @@ def leaderboard(
     """
     public = [c for c in cells() if c.metric in DIGITS and (everything or c.main)]
     known = list(dict.fromkeys([*board.sets, *(c.board for c in public)]))
-    wanted = [name for name in known if _chosen(name, data)] if data else board.sets or known
+    # Benchmarks that nothing here measures stay beside the sets that were measured.
+    newer = [c.board for c in public if c.paper not in PAPER_NAMES] if published else []
+    wanted = (
+        [name for name in known if _chosen(name, data)]
+        if data
+        else list(dict.fromkeys([*board.sets, *newer]))
+    )
+    wanted = wanted if data or board.sets else known
     tables = []
     for name in wanted:
         table = _data_table(
@@ -106,7 +134,7 @@ def leaderboard(
     if mean is not None and not data:
         tables.append(mean)
     if published and not data:
-        tables.append(newer_models())
+        tables += [newer_models(), benchmarks()]
     return tables
 
 
@@ -140,12 +168,12 @@ def _data_table(
         "source",
     ]
     rows: list[list[Value]] = []
-    ours: set[tuple[str, str, str]] = set()
+    ours: set[tuple[str, str, str, str]] = set()
     for entry in entries:
         printed: dict[str, Cell] = {}
         if entry.system is not None and entry.sound == "own":
             printed = {c.metric: c for c in entry.system.published(name.split(",")[0])}
-            ours |= {(c.paper, c.model, c.modality) for c in printed.values()}
+            ours |= {(c.paper, c.model, c.modality, c.pretraining) for c in printed.values()}
         rows += entry_rows(entry, printed, metrics)
     rows += _public_rows(_rest(public, ours, everything), metrics)
     return Table(name, heads, rows, _table_notes(entries))
@@ -170,13 +198,8 @@ def entry_rows(entry: Entry, printed: dict[str, Cell], metrics: Sequence[str]) -
         millions(cost.parameters if cost else None), giga(cost.multiply_adds if cost else None),
         number(cost.maps_per_second, 1) if cost and cost.maps_per_second else Value(), text(files),
     ])  # fmt: skip
-    intervals = [
-        Value(f"{shown(m, s.low):.{_d(m)}f}…{shown(m, s.high):.{_d(m)}f}", s.low)
-        if s and not math.isnan(s.low)
-        else Value()
-        for m, s in zip(metrics, scores, strict=True)
-    ]
-    rows.append([*head, text("95 % interval"), *intervals, *empty, text("")])
+    intervals = [span(m, s.low, s.high) if s else Value() for m, s in zip(metrics, scores, strict=True)]
+    rows.append([*head, text(INTERVAL), *intervals, *empty, text("")])
     if printed:
         gaps = []
         for metric, score in zip(metrics, scores, strict=True):
@@ -202,9 +225,9 @@ def _printed(cell: Cell | None) -> Value:
     return Value(f"{shown(cell.metric, cell.value):.{cell.digits}f}{mark}", shown(cell.metric, cell.value))
 
 
-def _rest(public: Sequence[Cell], ours: set[tuple[str, str, str]], everything: bool) -> list[Cell]:
+def _rest(public: Sequence[Cell], ours: set[tuple[str, str, str, str]], everything: bool) -> list[Cell]:
     """Return the published numbers that stand on lines of their own: a model's own paper before its copies."""
-    left = [c for c in public if (c.paper, c.model, c.modality) not in ours]
+    left = [c for c in public if (c.paper, c.model, c.modality, c.pretraining) not in ours]
     if everything:
         return left
 
@@ -311,7 +334,7 @@ def _mean_table(board: Board, wanted: Sequence[str]) -> Table | None:
                 continue
             low, high = interval(average([p.samples for p in there]))
             means.append(number(sum(p.value for p in there) / len(there), _d(metric)))
-            spans.append(Value(f"{low:.{_d(metric)}f}…{high:.{_d(metric)}f}", low))
+            spans.append(span(metric, low, high))
             found = [
                 c.value
                 for name, e in sets.items()
@@ -322,7 +345,7 @@ def _mean_table(board: Board, wanted: Sequence[str]) -> Table | None:
             printed.append(number(sum(found) / len(found), _d(metric)) if len(found) == len(SIX) else Value())
         if any(v.text for v in printed):
             rows.append([*head, text("published"), *printed])
-        rows += [[*head, text("measured"), *means], [*head, text("95 % interval"), *spans]]
+        rows += [[*head, text("measured"), *means], [*head, text(INTERVAL), *spans]]
     notes.append("Every data set counts once; the published line is our mean of the printed numbers.")
     return Table(
         "Mean of the six sets", ["model", "mod.", "line", *(LABELS.get(m, m) for m in metrics)], rows, notes
@@ -334,6 +357,7 @@ def newer_models() -> Table:
     rows = [
         [
             text(m.model),
+            text("published only"),
             number(m.year, 0),
             text(m.venue),
             text(m.inputs),
@@ -345,10 +369,26 @@ def newer_models() -> Table:
     ]
     return Table(
         "Newer models (cited, not measured)",
-        ["model", "year", "venue", "inputs", "what its page states", "weights and licence", "source"],
+        ["model", "line", "year", "venue", "inputs", "what its page states", "weights and licence", "source"],
         rows,
         ["Their own tables were not open beside us: no numbers are given."],
     )
+
+
+def benchmarks() -> Table:
+    """Return benchmarks beside the six sets, with what their pages state."""
+    rows = [
+        [
+            text(b.benchmark),
+            text("published only"),
+            *(text(w) for w in (b.what, b.licence, b.scores, b.source)),
+        ]
+        for b in cited_benchmarks()
+    ]
+    return Table(
+        "Benchmarks (cited, not measured)", ["benchmark", "line", "what", "licence", "scores", "source"], rows,
+        ["Numbers are given where a page that was read states them: NTIRE 2026 and DHF1K have tables of their own."],
+    )  # fmt: skip
 
 
 def legend() -> list[str]:

@@ -11,6 +11,7 @@ from avsal.errors import DataError
 from avsal.report.measured import board
 from avsal.report.papers import SYSTEMS, TABLES, system_of
 from avsal.report.published import SIX, cells
+from avsal.results import Failure
 from tests.report.fake import METRICS, VIDEOS, results, write
 
 
@@ -139,6 +140,153 @@ def test_damaged_files_are_named_and_the_others_used(tmp_path: Path) -> None:
     found = board([tmp_path])
     assert len(found.entries) == 1
     assert sorted(Path(n.split(": ")[1]).name for n in found.notes) == ["half.json", "other.json"]
+
+
+def renamed(runs: list, names: list[str], **update: object) -> list:
+    """The runs with other names of their weights."""
+    for run, name in zip(runs, names, strict=True):
+        run.checkpoint = run.checkpoint.model_copy(update={"name": name, **update})
+    return runs
+
+
+def test_random_weights_are_neither_the_papers_system_nor_beside_its_numbers(tmp_path: Path) -> None:
+    runs = folds("DIEM")
+    for run in runs:
+        run.checkpoint = None
+    paths = [run.write(tmp_path / f"{k}.json") for k, run in enumerate(runs)]
+    (entry,) = board(paths).entries
+    assert (entry.label, entry.title, entry.system) == (
+        "STAViS, no checkpoint",
+        "STAViS, no checkpoint",
+        None,
+    )
+    for path, run in zip(paths, runs, strict=True):  # maps of another program whose user says what they are
+        run.model_copy(update={"kind": "evaluate"}).write(path)
+    assert board(paths).entries[0].system is SYSTEMS["stavis-audiovisual"]
+
+
+def test_a_baseline_that_needs_no_weights_is_called_by_its_kind(tmp_path: Path) -> None:
+    for kind in ("uniform", "observers", "fitted_centre"):
+        run = results("DHF1K", None, model="Baseline", arguments={"kind": kind})
+        run.checkpoint = None
+        run.write(tmp_path / f"{kind}.json")
+    assert {e.label for e in board([tmp_path]).entries} == {
+        "baseline-uniform", "baseline-observers", "Baseline, no checkpoint",
+    }  # fmt: skip
+
+
+def test_architectures_never_share_a_mean_and_have_names_of_their_own(tmp_path: Path) -> None:
+    kinds = ({"width": 16}, {"width": 32, "lr": 0.1}, {"audiovisual": False, "width": 16})
+    mixed = [results("AVAD", k + 1, arguments=kind) for k, kind in enumerate(kinds)]
+    found = board(write(tmp_path / "mixed", *renamed(mixed, ["best-epoch=001.ckpt"] * 3)))
+    assert found.entries == []
+    assert len(found.notes) == 3
+    runs = [
+        run
+        for n, kind in enumerate(kinds)
+        for run in renamed(folds("AVAD", arguments=kind, level=0.4 + n / 10), [f"best-epoch={n}.ckpt"] * 3)
+    ]
+    for k, run in enumerate(runs):
+        run.checkpoint.sha256 = f"{k:064x}"
+    found = board(write(tmp_path / "whole", *runs))
+    assert found.notes == []
+    assert [e.label for e in found.entries] == [
+        "STAViS, own training, audiovisual False, width 16",
+        "STAViS, own training, width 16",
+        "STAViS, own training, width 32",
+    ]
+    assert [e.scores["cc"].value for e in found.entries] == pytest.approx([0.6, 0.4, 0.5], abs=0.03)
+
+
+def test_weights_of_another_fold_are_left_out(tmp_path: Path) -> None:
+    runs = renamed(folds("AVAD"), ["stavis-audiovisual-fold1"] * 3)
+    found = board(write(tmp_path, *runs, *folds("AVAD", name="stavis-visual", seed=1)))
+    assert [e.label for e in found.entries] == ["stavis-visual"]
+    assert [n for n in found.notes if "weights of fold 1 on fold 2" in n]
+    assert [n for n in found.notes if "weights of fold 1 on fold 3" in n]
+
+
+def test_one_checkpoint_on_all_folds_of_a_system_with_folds_is_left_out(tmp_path: Path) -> None:
+    same = {"sha256": "a" * 64}
+    runs = renamed(folds("AVAD"), ["best-epoch=001.ckpt"] * 3, **same)
+    found = board(write(tmp_path / "system", *runs))
+    assert found.entries == []
+    assert len([n for n in found.notes if "has the same weights as fold" in n]) == 3
+    # A model that learned from other data may be tested on every fold.
+    runs = renamed(folds("AVAD", model="Other"), ["other.ckpt"] * 3, **same)
+    found = board(write(tmp_path / "other", *runs))
+    assert [e.label for e in found.entries] == ["other.ckpt"]
+
+
+@pytest.mark.parametrize("change", ["fewer", "frames"])
+def test_a_fold_of_diem_with_other_videos_or_frames_does_not_slip_in(tmp_path: Path, change: str) -> None:
+    runs = folds("DIEM")
+    if change == "fewer":
+        del runs[2].videos["DIEM/v003"]
+    else:
+        runs[2].videos["DIEM/v003"]["frames"] = 50
+    found = board(write(tmp_path, *runs, *folds("DIEM", name="stavis-visual", seed=1)))
+    assert [(e.label, e.units["cc"].rule) for e in found.entries] == [("stavis-visual", "folds")]
+    assert any("1 videos missing" in n or "numbers of scored frames" in n for n in found.notes)
+
+
+def test_a_part_of_a_test_does_not_count(tmp_path: Path) -> None:
+    runs = folds("AVAD")
+    for run in runs:
+        run.data = run.data.model_copy(update={"videos": VIDEOS["AVAD"]})
+    assert board(write(tmp_path / "whole", *runs)).notes == []
+    del runs[1].videos["AVAD/v200"]
+    found = board(write(tmp_path / "part", *runs))
+    assert found.entries == []
+    assert f"{VIDEOS['AVAD'] - 1} of {VIDEOS['AVAD']} videos were scored" in found.notes[0]
+    runs[1].failed.append(Failure(item="AVAD/v200", error="broken"))
+    assert len(board(write(tmp_path / "failed", *runs)).entries) == 1
+
+
+def test_two_systems_without_all_folds_do_not_outvote_a_whole_one(tmp_path: Path) -> None:
+    parts = [
+        run
+        for name in ("mspi", "mspi-s3d")
+        for run in folds("AVAD", name=name, model="MSPI", protocol={"coverage": "authors"})[:2]
+    ]
+    found = board(write(tmp_path / "protocol", *folds("AVAD"), *parts))
+    assert [e.label for e in found.entries] == ["stavis-audiovisual"]
+    assert len(found.notes) == 4
+    parts = [
+        run
+        for name in ("mspi", "mspi-s3d")
+        for run in folds("AVAD", name=name, model="MSPI", fingerprint="other")[:2]
+    ]
+    found = board(write(tmp_path / "content", *folds("AVAD"), *parts))
+    assert [e.label for e in found.entries] == ["stavis-audiovisual"]
+
+
+def test_other_annotation_files_are_other_data_and_old_files_without_them_stay(tmp_path: Path) -> None:
+    known, other = folds("DIEM"), folds("DIEM", name="stavis-visual", seed=1)
+    for run in (*known, *other):
+        run.data = run.data.model_copy(update={"annotations": "first"})
+    old = folds("DIEM", name="mspi", model="MSPI", seed=2)
+    newer = folds("DIEM", name="avrsp-visual", model="AVRSP", seed=3)
+    for run in newer:
+        run.data = run.data.model_copy(update={"annotations": "second"})
+    found = board(write(tmp_path, *known, *other, *old, *newer))
+    assert {e.label for e in found.entries} == {"stavis-audiovisual", "stavis-visual", "mspi"}
+    assert len(found.notes) == 3
+    assert all("other annotation files" in n for n in found.notes)
+
+
+def test_a_video_in_two_folds_counts_twice_and_is_drawn_as_one(tmp_path: Path) -> None:
+    runs = folds("AVAD")
+    runs[1].videos["AVAD/v100"] = {**runs[1].videos["AVAD/v200"], "cc": 0.9}  # also in fold 1
+    entry = board(write(tmp_path, *runs)).of("AVAD")[0]
+    values = [row["cc"] for run in runs for row in run.videos.values()]
+    assert entry.scores["cc"].value == pytest.approx(np.mean(values))
+    units = entry.units["cc"]
+    assert len(units.names) == len(set(units.names)) == len(values) - 1
+    counts = np.zeros((1, len(units.names)))
+    counts[0, [units.names.index("AVAD/v100"), units.names.index("AVAD/v201")]] = 1
+    drawn = [runs[0].videos["AVAD/v100"]["cc"], 0.9, runs[1].videos["AVAD/v201"]["cc"]]
+    assert units.draws(counts)[0] == pytest.approx(np.mean(drawn))
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:

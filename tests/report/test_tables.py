@@ -11,6 +11,7 @@ import subprocess
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -125,6 +126,90 @@ def test_markdown_tables_are_rectangular_and_latex_is_escaped(six: Path) -> None
     assert r"95 \% interval" in latex
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len({line.count(" & ") for line in body}) == 1
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 400])
+def test_no_number_is_cropped_on_a_narrow_terminal(six: Path, width: int) -> None:
+    tables = leaderboard(_board(six), data=["DIEM"])
+    printed = render(tables, "terminal", width=width)
+    table = tables[0]
+    for row in table.rows:
+        for heading, value in zip(table.columns, row, strict=True):
+            if value.text and heading not in ("model", "source"):
+                assert re.search(rf"(?<!\S){re.escape(value.text)}(?!\S)", printed), (width, value.text)
+    body = printed.split("Protocol:")[0].splitlines()
+    assert max(map(len, body)) <= max(width, 45)  # the name columns and one interval need as much
+    assert sum("CC" in line for line in body) == 1
+
+
+def test_csv_gives_both_bounds_of_an_interval_as_shown(tmp_path: Path) -> None:
+    videos = {
+        f"Ego4D/{k}": {"f1": 0.4, "recall": 0.3 + 0.1 * k, "precision": 0.5, "frames": 100} for k in range(4)
+    }
+    run = results("Ego4D", None, name="csts-ego4d", model="CSTS", videos=videos)
+    run.metrics = {"f1": 0.45, "recall": 0.45, "precision": 0.5}
+    found = board(write(tmp_path, run))
+    tables = leaderboard(found, data=["Ego4D"], published=False)
+    rows = list(csv.DictReader(io.StringIO(render(tables, "csv"))))
+    bounds = {
+        r["line"]: float(r["value"]) for r in rows if r["column"] == "Recall" and "interval" in r["line"]
+    }
+    score = found.entries[0].scores["recall"]
+    assert bounds == {
+        "95 % interval, low": pytest.approx(100 * score.low), "95 % interval, high": pytest.approx(100 * score.high),
+    }  # fmt: skip
+    measured = [float(r["value"]) for r in rows if (r["column"], r["line"]) == ("Recall", "measured")]
+    assert bounds["95 % interval, low"] < measured[0] < bounds["95 % interval, high"]
+    page = render(tables, "html")
+    assert f'data-sort="{100 * score.low}"' in page
+
+
+def test_markdown_finds_the_figures_from_where_it_lies(six: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "drawn here" / "a b.png"
+    figure.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(figure)
+    tables = leaderboard(_board(six), data=["DIEM"])
+    text = render(tables, "markdown", figures=[("caption", figure)], folder=tmp_path / "docs" / "deep")
+    (link,) = re.findall(r"!\[caption\]\(([^)]*)\)", text)
+    assert " " not in link
+    assert (tmp_path / "docs" / "deep" / unquote(link)).resolve() == figure.resolve()
+
+
+def test_latex_prints_the_notes_once(six: Path) -> None:
+    tables = leaderboard(_board(six), data=["DIEM"])
+    text = render(tables, "latex", notes=["A sentence & more."], left_out=["left out: x.json has_it."])
+    visible = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert r"A sentence \& more." in visible
+    assert "Protocol: average video" in visible
+    assert text.count("left out") == 1
+    assert "% left out: x.json has_it." in text
+
+
+def test_a_row_with_other_pretraining_stays_when_its_twin_is_measured(tmp_path: Path) -> None:
+    runs = [results("DIEM", fold, name="casp-audiovisual", model="CASPNet") for fold in (1, 2, 3)]
+    table = next(t for t in leaderboard(board(write(tmp_path, *runs))) if t.title == "DIEM")
+    place = table.columns.index("CC")
+    rows = {(r[0].text, r[1].text, r[2].text): r[place].text for r in table.rows}
+    assert rows["CASP-Net", "AV", "published"] == "0.655"
+    assert rows["CASP-Net", "AV", "published only"] == "0.649"  # without DHF1K
+
+
+def test_benchmarks_of_others_stay_beside_measured_sets(six: Path) -> None:
+    tables = {t.title: t for t in leaderboard(_board(six))}
+    assert {"NTIRE 2026", "DHF1K"} <= set(tables)
+    assert {row[2].text for row in tables["NTIRE 2026"].rows} == {"published only"}
+    for title, names in (
+        ("Newer models (cited, not measured)", {"DiffSal", "ViSAGE"}),
+        (
+            "Benchmarks (cited, not measured)",
+            {"AViMoS (AIM 2024)", "CrowdSAL", "MSU benchmark", "MIT/Tübingen"},
+        ),
+    ):
+        table = tables[title]
+        assert names <= {row[0].text for row in table.rows}
+        assert {row[table.columns.index("line")].text for row in table.rows} == {"published only"}
+        assert all(row[table.columns.index("source")].text.startswith("http") for row in table.rows)
+    assert "NTIRE 2026" not in {t.title for t in leaderboard(_board(six), published=False)}
 
 
 class _Page(HTMLParser):

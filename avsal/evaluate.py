@@ -15,10 +15,10 @@ from avsal.errors import AvsalError, ConfigError, DataError
 if TYPE_CHECKING:
     import torch
 
-    from avsal.data.predictions import Pair, Predictions, TruthVideo
+    from avsal.data.predictions import Pair, Predictions, Truth, TruthVideo
     from avsal.metrics.conventions import Conventions, Preset
     from avsal.metrics.saliency import SaliencyMetrics
-    from avsal.results import Results
+    from avsal.results import Data, Results
 
 _CARD = "cc,nss,auc_judd,sauc,sim"
 _PRESETS = ("default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream")
@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-name", help="name of the data set; default: the ground truth's folder")
     parser.add_argument("--split", help="name of the split, for the results")
+    parser.add_argument(
+        "--fold", type=int, metavar="K",
+        help="score the test videos of this fold, as `lightning test` does: the ground truth is annotations/SET of the "
+        "STAViS layout, and fold_lists/SET_list_test_K_fps.txt lists the videos",
+    )  # fmt: skip
     parser.add_argument(
         "--metrics",
         help=f"comma-separated among cc, nss, auc_judd, sauc, sim, kl, auc_borji. Default: {_CARD}; for the crowdsal "
@@ -90,10 +95,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Outcome:
-    """What became of one video."""
+    """What became of one video.
+
+    Attributes:
+        name: the video.
+        frames: that were scored.
+        missing: frames of the fold list with ground truth and without a prediction.
+        error: why it could not be scored.
+        notes: what else there is to say.
+    """
 
     name: str
     frames: int = 0
+    missing: int = 0
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -140,37 +154,58 @@ def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
         fixations=args.fixations,
         direct=conventions.name == "crowdsal-stream",
     )
+    listed = _fold(args) if args.fold is not None else None
+    if listed is not None:
+        pairs = [pair for pair in pairs if pair.name in listed.frames]
     outcomes: list[Outcome] = []
     counts: dict[str, int] = {}
     with _progress(len(pairs), quiet=args.quiet) as tick:
         for number, pair in enumerate(pairs):
-            outcomes.append(_score_video(pair, number, metric, args, device, counts))
+            outcomes.append(_score_video(pair, number, metric, args, device, counts, listed))
             tick(pair.name, outcomes[-1])
-    failed = [Failure(item=o.name, error=o.error) for o in outcomes if o.error is not None]
+    if listed is not None:
+        lost = sorted(set(listed.frames) - {o.name for o in outcomes})
+        outcomes += [
+            Outcome(n, error=f"{listed.path.name} lists it, but it has no annotation.") for n in lost
+        ]
+    prefix = f"{listed.name}/" if listed is not None else ""
+    failed = [Failure(item=prefix + o.name, error=o.error) for o in outcomes if o.error is not None]
+    if not outcomes:
+        raise DataError(f"{args.ground_truth}: none of its videos is in the fold's list.")
     if len(failed) == len(outcomes):
         raise DataError(f"not one of {len(outcomes)} videos could be scored; the first: {failed[0].error}")
     checkpoint = None
     if args.checkpoint:
         path = Path(args.checkpoint)
         checkpoint = Checkpoint(name=path.name, sha256=sha256_of(path) if path.is_file() else None)
-    ids = dict(enumerate(p.name for p in pairs))
+    ids = dict(enumerate(prefix + p.name for p in pairs))
+    protocol: dict[str, Any] = {
+        "average": args.average,
+        "format": args.format,
+        "frames": "those with a prediction and ground truth",
+        "negatives": "video" if "sauc" in metric.metrics else None,
+        "predictions": str(args.predictions),
+    }
+    data = Data(
+        name=args.data_name or args.ground_truth.resolve().name,
+        split=args.split,
+        fingerprint=fingerprint(counts),
+    )
+    if listed is not None:
+        # The entries of `lightning test`, where the same frames of the same videos were scored.
+        full = not any(o.missing for o in outcomes)
+        del protocol["frames"]
+        protocol |= {
+            "coverage": "full" if full else "frames with a prediction", "stride": 1, "negatives": "video",
+        }  # fmt: skip
+        data = listed.data(args, [p.name for p in pairs])
     results = Results.make(
         "evaluate",
         accelerator=_device_name(device),
         model=args.name,
         checkpoint=checkpoint,
-        data=Data(
-            name=args.data_name or args.ground_truth.resolve().name,
-            split=args.split,
-            fingerprint=fingerprint(counts),
-        ),
-        protocol={
-            "average": args.average,
-            "format": args.format,
-            "frames": "those with a prediction and ground truth",
-            "negatives": "video" if "sauc" in metric.metrics else None,
-            "predictions": str(args.predictions),
-        },
+        data=data,
+        protocol=protocol,
         conventions=conventions.describe(),
         metrics=metric.compute(),
         frames=metric.frames_used(),
@@ -228,6 +263,91 @@ def report(results: Results, outcomes: list[Outcome]) -> None:
         console.print(f"{len(results.failed)} of {len(outcomes)} videos could not be scored", highlight=False)
 
 
+# -- folds -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """The test list of one fold of a set in the STAViS layout."""
+
+    path: Path
+    name: str
+    number: int
+    frames: dict[str, int]
+    rates: dict[str, float]
+
+    def data(self, args: argparse.Namespace, names: list[str]) -> Data:
+        """Return what `lightning test` writes about the same videos."""
+        from avsal.results import Data, file_fingerprint, fingerprint, with_parts
+
+        files = {f"{self.name}/{n}": file_fingerprint(with_parts(args.ground_truth / n)) for n in names}
+        return Data(
+            name=args.data_name or self.name,
+            split=args.split or "test",
+            fold=self.number,
+            fingerprint=fingerprint({f"{self.name}/{n}": [self.frames[n], self.rates[n]] for n in names}),
+            annotations=fingerprint(files),
+            videos=len(self.frames),
+        )
+
+
+def _fold(args: argparse.Namespace) -> _Fold:
+    from avsal.data.layout import fold_list, read_fold_list
+
+    if args.format != "stavis":
+        raise ConfigError(f"--fold {args.fold}: only the layout stavis has fold lists, not {args.format}.")
+    folder = args.ground_truth.resolve()
+    for root in (folder.parent.parent, folder.parent):
+        path = fold_list(root, folder.name, "test", args.fold)
+        if path is not None:
+            break
+    else:
+        raise ConfigError(
+            f"--fold {args.fold}: there is no {folder.name}_list_test_{args.fold}_fps.txt in "
+            f"{folder.parent.parent / 'fold_lists'} or {folder.parent / 'fold_lists'}. Give the folder of one set "
+            "(annotations/AVAD) as --ground-truth."
+        )
+    entries = read_fold_list(path)
+    return _Fold(
+        path, folder.name, args.fold, {e.name: e.frames for e in entries}, {e.name: e.fps for e in entries}
+    )
+
+
+class _ListedTruth:
+    """Ground truth as `lightning test` takes it: the frames that the list counts, and of these the labelled ones.
+
+    A frame with an empty map and no fixation is not labelled.
+    """
+
+    def __init__(self, truth: TruthVideo, frames: int) -> None:
+        self.truth, self.frames = truth, frames
+        self.name, self.notes = truth.name, truth.notes
+        self._labelled: dict[int, bool] = {}
+
+    def frame(self, index: int) -> Truth | None:
+        """Return the ground truth of a labelled frame (0-based)."""
+        found = self.truth.frame(index) if index < self.frames else None
+        if found is not None and not found.density.any() and len(found.fixations) == 0:
+            found = None
+        self._labelled[index] = found is not None
+        return found
+
+    def union(self) -> Any:
+        """Return the distinct pixels fixated in any frame."""
+        return self.truth.union()
+
+    def count(self) -> int:
+        """Return the number of labelled frames; reads those that were not asked for."""
+        for index in range(self.frames):
+            if index not in self._labelled:
+                self.frame(index)
+        return sum(self._labelled.values())
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.truth.close()
+
+
 # -- one video ---------------------------------------------------------------------------------------
 
 
@@ -238,6 +358,7 @@ def _score_video(
     args: argparse.Namespace,
     device: torch.device,
     counts: dict[str, int],
+    listed: _Fold | None = None,
 ) -> Outcome:
     """Score one video into a copy of the metric's state, which is kept only if the whole video went well."""
     from avsal.data.predictions import Predictions
@@ -247,7 +368,10 @@ def _score_video(
     truth = None
     try:
         truth = pair.truth()
-        counts[pair.name] = truth.count()
+        if listed is not None:
+            truth = _ListedTruth(truth, listed.frames[pair.name])
+        else:
+            counts[pair.name] = truth.count()
         if pair.prediction is None:
             raise DataError(f"no prediction named {pair.name} in {args.predictions}.")
         predictions = Predictions(
@@ -311,6 +435,7 @@ def _stream(
     if unlabelled:
         outcome.notes.append(f"{unlabelled} predicted frames have no ground truth")
     missing = truth.count() - outcome.frames
+    outcome.missing = max(0, missing)
     if missing > 0:
         outcome.notes.append(f"{missing} frames of the ground truth have no prediction and are not scored")
     if missing < 0 and public:

@@ -421,11 +421,12 @@ def annotation_paths(item: VideoItem) -> list[Path]:
                     ]
     gaze_file = getattr(item, "gaze_file", None)
     places += [gaze_file] if gaze_file is not None else []
-    return [
-        p
-        for place in places
-        for p in (place, *(d for d in (place / "maps", place / "fixation") if d.is_dir()))
-    ]
+    return [path for place in places for path in with_parts(place)]
+
+
+def with_parts(place: Path) -> list[Path]:
+    """Return a file, or a folder and those in it that annotations lie in."""
+    return [place, *(folder for folder in (place / "maps", place / "fixation") if folder.is_dir())]
 
 
 def from_test(

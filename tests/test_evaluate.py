@@ -330,3 +330,89 @@ def test_clips_that_do_not_fit_are_reported(tmp_path: Path) -> None:
     }
     assert any("(column, row)" in note for note in results.notes)
     assert not any(math.isnan(v) for v in results.metrics.values())
+
+
+# -- folds -------------------------------------------------------------------------------------------
+
+
+def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
+    """The centre prior's maps, written by hand, against the same baseline in the test loop on the same files."""
+    from avsal.data import AVADDataModule
+    from avsal.evaluation import evaluate as test
+    from avsal.models.baselines import BaselineModule
+    from avsal.report.records import Record, read
+
+    rng = np.random.default_rng(4)
+    stavis_truth(tmp_path / "annotations" / "AVAD", rng, ("a", "b", "other"))
+    # Nobody looks at frame 2, and an empty map says no more: the frame is not labelled.
+    empty = Image.fromarray(np.zeros(SIZE, np.uint8))
+    empty.save(tmp_path / "annotations" / "AVAD" / "a" / "maps" / "eyeMap_00003.png")
+    for name in ("a", "b", "other"):
+        write_video(
+            tmp_path / "video" / "AVAD" / f"{name}.mkv", (blobs(rng, 7) * 255).astype(np.uint8), "gray"
+        )
+    (tmp_path / "fold_lists").mkdir()
+    # The list counts one frame less than there is ground truth of.
+    (tmp_path / "fold_lists" / "AVAD_list_test_2_fps.txt").write_text("a 6 25\nb 7 25\n")
+    module = BaselineModule("centre", size=(12, 20))
+    data = AVADDataModule(tmp_path, fold=2, batch_size=4, num_workers=0)
+    found = test(
+        module,
+        data,
+        checkpoint="centre",
+        work=tmp_path / "work",
+        trainer={"accelerator": "cpu", "devices": 1},
+    )
+    assert found is not None
+    found[0].write(tmp_path / "out" / "test.json")
+    prior = module.network.density.numpy()
+    for name in ("a", "b", "other"):
+        (tmp_path / "pred").mkdir(exist_ok=True)
+        np.save(tmp_path / "pred" / f"{name}.npy", np.tile(prior, (7, 1, 1)))
+
+    def mine(out: str) -> Record:
+        words = [
+            "--predictions",
+            str(tmp_path / "pred"),
+            "--ground-truth",
+            str(tmp_path / "annotations" / "AVAD"),
+        ]
+        words += [
+            "--out",
+            str(tmp_path / out / "mine.json"),
+            "--quiet",
+            "--fold",
+            "2",
+            "--checkpoint",
+            "centre",
+        ]
+        parser = argparse.ArgumentParser()
+        evaluate.add_arguments(parser)
+        assert evaluate.main(parser.parse_args(words)) == 0
+        return read([tmp_path / out / "mine.json"], [])[0]
+
+    first, (second,) = mine("out"), read([tmp_path / "out" / "test.json"], [])
+    assert first.results.data == second.results.data.model_copy(update={"name": "AVAD"})
+    assert first.data == second.data == "AVAD"
+    assert first.protocol == second.protocol
+    assert first.contents == second.contents
+    assert {n: row["frames"] for n, row in first.videos.items()} == {"AVAD/a": 5, "AVAD/b": 7}
+    for name, row in second.videos.items():
+        for metric in ("cc", "nss", "auc_judd", "sauc", "sim"):
+            # The symmetric map has equal pixels, which interpolation makes equal up to rounding only.
+            close = 5e-4 if "auc" in metric else 2e-5
+            assert first.videos[name][metric] == pytest.approx(row[metric], abs=close), (name, metric)
+    # A frame without a prediction makes it another protocol.
+    np.savez(tmp_path / "pred" / "b.npz", maps=np.tile(prior, (6, 1, 1)), frame=np.arange(6))
+    (tmp_path / "pred" / "b.npy").unlink()
+    assert mine("part").protocol != second.protocol
+
+
+def test_a_fold_without_a_list_or_in_another_layout_is_refused(tmp_path: Path) -> None:
+    stavis_truth(tmp_path / "truth", np.random.default_rng(0), ("a",), frames=3)
+    (tmp_path / "pred").mkdir()
+    with pytest.raises(AvsalError, match=r"truth_list_test_2_fps\.txt"):
+        evaluate.main(options(tmp_path, "--fold", "2"))
+    crowdsal_case(tmp_path)
+    with pytest.raises(AvsalError, match="only the layout stavis"):
+        evaluate.main(options(tmp_path, "--fold", "2", "--format", "crowdsal"))

@@ -359,6 +359,14 @@ def test_a_papers_table_is_run_over_all_folds_and_printed_beside_the_paper(
     monkeypatch.setattr(BaselineModule, "test_step", None)
     assert main(words) == 0  # everything is there
     assert capsys.readouterr().err.count("done before") == 6
+    whole = [w for w in words if w not in ("--table", "3")]
+    assert main([*whole, "--format", "html"]) == 0  # of both tables, in one page
+    assert capsys.readouterr().out.count("<!doctype html>") == 1
+    assert results.checkpoint is not None
+    stated = {
+        s.sha256 for s in registry.entries()["stavis-audiovisual-fold2"].sources if getattr(s, "sha256", None)
+    }
+    assert results.checkpoint.sha256 == (stated.pop() if len(stated) == 1 else None)
 
 
 def test_training_stages_run_in_order_and_finished_ones_are_kept(

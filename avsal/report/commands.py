@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -78,10 +79,11 @@ def leaderboard(args: argparse.Namespace) -> int:
         found, data=args.data, metrics=[keys[m.casefold()] for m in args.metric], everything=args.everything,
         published=not args.measured_only,
     )  # fmt: skip
-    if not tables:
+    known = [name for name in dict.fromkeys([*found.sets, *_published_sets()]) if name]
+    wrong = [d for d in args.data if not any(_is(name, d) for name in known)]
+    if wrong or not tables:
         raise ConfigError(
-            f"no table for {', '.join(args.data) or 'these results'}; data sets are: "
-            f"{', '.join(dict.fromkeys([*found.sets, *_published_sets()]))}."
+            f"no table for {', '.join(wrong or args.data) or 'these results'}; data sets are: {', '.join(known)}."
         )
     figures = []
     if args.figures is not None:
@@ -92,6 +94,12 @@ def leaderboard(args: argparse.Namespace) -> int:
             print(f"figure: {path}", file=sys.stderr)
     say(tables, args.out, args.format, "Leaderboard", found.notes, figures)
     return 1 if found.notes else 0
+
+
+def _is(name: str, wanted: str) -> bool:
+    from avsal.report.tables import chosen
+
+    return chosen(name, [wanted])
 
 
 def _published_sets() -> list[str]:
@@ -109,27 +117,44 @@ def say(
     figures: list[tuple[str, Path]],
     notes: list[str] | None = None,
 ) -> None:
-    """Print or write tables, and say on stderr what is in none of them."""
+    """Print or write tables, and say on stderr what is in none of them; for CSV, which has no place for notes, these.
+
+    Args:
+        tables: in order.
+        out: the file; None for the terminal.
+        form: one of `FORMATS`; None takes it from the file's ending.
+        title: of the page.
+        left_out: what is in no table.
+        figures: captions and files.
+        notes: sentences for all tables; by default the legend.
+    """
     from avsal.report.render import render
     from avsal.report.tables import legend
     from avsal.results import write_text
 
     if form is None:
         form = _SUFFIXES.get(out.suffix.lower(), "terminal") if out is not None else "terminal"
+    notes = legend() if notes is None else notes
     width = 200
     if out is None and sys.stdout.isatty():
         import shutil
 
         width = shutil.get_terminal_size().columns
     text = render(
-        tables, form, title=title, notes=legend() if notes is None else notes, left_out=left_out, figures=figures,
-        width=width,
+        tables, form, title=title, notes=notes, left_out=left_out, figures=figures, width=width,
+        folder=out.parent if out is not None else Path(),
     )  # fmt: skip
     if out is None:
         print(text)
     else:
         write_text(out, text if text.endswith("\n") else text + "\n")
         print(f"written: {out}", file=sys.stderr)
+    if form == "csv":
+        for table in tables:
+            for note in table.notes:
+                print(f"{table.title}: {note}", file=sys.stderr)
+        for note in notes:
+            print(note, file=sys.stderr)
     for note in left_out:
         print(note, file=sys.stderr)
 
@@ -189,9 +214,15 @@ def reproduce(args: argparse.Namespace) -> int:
         ("--batch-size", args.batch_size),
         ("--stride", args.stride),
         ("--num-nodes", args.num_nodes),
+        ("--clips", args.clips),
     ):
         if value is not None and value < 1:
             raise ConfigError(f"{option} {value} must be at least 1.")
+    if not re.fullmatch(r"auto|[1-9]\d*|-1|\d+(,\d+)+,?|\d+,", args.devices):
+        raise ConfigError(
+            f"--devices {args.devices} is no number of devices; give a number from 1, a list of devices such as 0,2, "
+            "or auto."
+        )
     if args.what == "synthav":
         from avsal.report.synthav import run
     else:

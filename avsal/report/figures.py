@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from avsal.errors import DataError
+from avsal.errors import ConfigError, DataError
 from avsal.report.measured import Board, Entry, shown
 from avsal.report.published import LABELS
 from avsal.report.records import Record
@@ -40,8 +41,14 @@ def draw_all(
         board: the measured systems.
         folder: for the PNG files.
         metric: of the figures; gaze sets take F1.
-        video: the video to draw over time; by default the one where the twins differ most.
+        video: the video to draw over time (a part of its name is enough); by default the one where the twins
+            differ most.
+
+    Raises:
+        ConfigError: no measured video is called so.
     """
+    if video is not None:
+        _check_video(board, video)
     folder.mkdir(parents=True, exist_ok=True)
     made: list[tuple[str, Path]] = []
     for data in board.sets:
@@ -65,6 +72,19 @@ def draw_all(
             over = _over_time(first, second, name, video, folder / f"{pair}-time.png")
             made += [over] if over else []
     return made
+
+
+def _check_video(board: Board, video: str) -> None:
+    names = sorted({name for e in board.entries for r in e.records for name in r.videos})
+    if any(video in name for name in names):
+        return
+    short = {name.rsplit("/", 1)[-1].casefold(): name for name in reversed(names)}
+    near = difflib.get_close_matches(video.rsplit("/", 1)[-1].casefold(), short, n=5, cutoff=0.5)
+    shown = [short[n] for n in near] or names[:5]
+    raise ConfigError(
+        f"--video {video}: no measured video is called so; "
+        + (f"near: {', '.join(shown)}." if near else f"there are {len(names)}, such as {', '.join(shown)}.")
+    )
 
 
 def twins(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
@@ -194,6 +214,15 @@ def frame_scores(record: Record, video: str, metric: str) -> tuple[np.ndarray, n
     return frames[order], scores[order]
 
 
+def frame_rate(record: Record, video: str) -> float | None:
+    """Return the frames per second of a video; None where the file of frames' scores does not say."""
+    with np.load(frames_path(record.path), allow_pickle=False) as content:
+        if "fps" not in content.files:
+            return None
+        rate = float(content["fps"][content["videos"].tolist().index(video)])
+    return None if np.isnan(rate) else rate
+
+
 def _over_time(
     first: Entry, second: Entry, metric: str, video: str | None, path: Path
 ) -> tuple[str, Path] | None:
@@ -205,14 +234,14 @@ def _over_time(
     if not names:
         return None
     chosen = max(names, key=lambda n: abs(a[n] - b[n]))
+    records = [next(r for r in e.records if chosen in r.videos) for e in (first, second)]
     try:
         curves = {
-            _name(e): frame_scores(next(r for r in e.records if chosen in r.videos), chosen, metric)
-            for e in (first, second)
+            _name(e): frame_scores(r, chosen, metric) for e, r in zip((first, second), records, strict=True)
         }
     except DataError:
         return None
-    over_time(curves, metric, chosen, path)
+    over_time(curves, metric, chosen, path, fps=frame_rate(records[0], chosen))
     reason = "" if video else ", where the two differ most"
     return f"{LABELS.get(metric, metric)} over the time of {chosen}{reason}.", path
 

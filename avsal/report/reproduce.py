@@ -8,11 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avsal.errors import AvsalError, ConfigError, DataError, WeightsError
+from avsal.report.measured import Board, board
 from avsal.report.papers import SYSTEMS, TABLES, PaperTable, System
 from avsal.report.published import SIX
 from avsal.report.stages import training
@@ -114,17 +115,18 @@ def run(args: argparse.Namespace) -> int:
     check_data(runs, args)
     problems: list[str] = []
     files: list[Path] = []
-    weights: dict[str, SaliencyModule | None] = {}
+    weights: dict[str, tuple[SaliencyModule, str | None] | None] = {}
     for one in runs:
         if one.checkpoint not in weights:
             weights.clear()  # one model in memory at a time
             weights[one.checkpoint] = _weights(one, args, problems)
-        module = weights[one.checkpoint]
-        if module is None:
+        loaded = weights[one.checkpoint]
+        if loaded is None:
             continue
+        module, sha256 = loaded
         protocol: Protocol = args.protocol
         data = data_module(one.data, args.data, one.fold, args)
-        path = run_test(module, data, one.checkpoint, one.data, args, protocol=protocol)
+        path = run_test(module, data, one.checkpoint, one.data, args, protocol=protocol, sha256=sha256)
         if path is not None:
             files.append(path)
     return _report(chosen, files, problems, args)
@@ -321,15 +323,19 @@ def check_data(runs: list[Run], args: argparse.Namespace) -> None:
 # -- weights -----------------------------------------------------------------------------------------------------
 
 
-def _weights(one: Run, args: argparse.Namespace, problems: list[str]) -> SaliencyModule | None:
-    """Return a module with its weights: from the registry, or trained here; None with a note if it cannot be had."""
+def _weights(
+    one: Run, args: argparse.Namespace, problems: list[str]
+) -> tuple[SaliencyModule, str | None] | None:
+    """Return a module with its weights, and their file's sha256: from the registry, or trained here.
+
+    None, with a note, if they cannot be had.
+    """
     from avsal.zoo import from_pretrained
     from avsal.zoo.registry import entries
 
     try:
         if one.checkpoint in entries():
-            module: SaliencyModule = from_pretrained(one.checkpoint)
-            return module
+            return from_pretrained(one.checkpoint), file_hash(one.checkpoint)
         trained = training(one.system, one.fold, args)
         if trained.best() is None:
             if not args.train:
@@ -340,7 +346,7 @@ def _weights(one: Run, args: argparse.Namespace, problems: list[str]) -> Salienc
             trained.run()
         best = trained.best()
         assert best is not None
-        return from_pretrained(best)
+        return from_pretrained(best), file_hash(best)
     except WeightsError as error:
         problems.append(str(error))
         _say(f"{one.checkpoint}: {error}")
@@ -394,7 +400,6 @@ def _report(
             "nothing was tested: there are no weights (see above)." if problems else "nothing was tested."
         )
     from avsal.report.commands import say
-    from avsal.report.measured import board
     from avsal.report.tables import leaderboard, legend
 
     found = board(files)
@@ -403,21 +408,28 @@ def _report(
         from avsal.report.figures import draw_all
 
         figures = draw_all(found, args.figures)
+    shown = []
     for table in tables:
-        shown = leaderboard(
-            found, data=[name for name in table.sets if any(e.data.split(",")[0] == name for e in found.entries)],
-            metrics=list(table.metrics), published=False,
-        )  # fmt: skip
-        if shown:
-            say(
-                shown,
-                None,
-                args.format,
-                f"{table.title} (table {table.number})",
-                [],
-                figures,
-                notes=legend()[:2],
-            )
+        part = of_table(found, table)
+        made = leaderboard(part, metrics=list(table.metrics), published=False)
+        made = [t for t in made if t.title in part.sets]
+        shown += [replace(t, title=f"Table {table.number}: {t.title}") for t in made]
+    if shown:
+        names = dict.fromkeys(f"{t.title} (table {t.number})" for t in tables)
+        say(shown, None, args.format, "; ".join(names), [], figures, notes=legend()[:2])
     for note in [*found.notes, *problems]:
         print(note, file=sys.stderr)
     return 1 if problems or found.notes else 0
+
+
+def of_table(found: Board, table: PaperTable) -> Board:
+    """Return the systems and data sets of one table of a paper: one gaze set has several tables."""
+    entries = [
+        e
+        for e in found.entries
+        if e.system is not None
+        and e.system.name in table.systems
+        and (base := e.data.split(",")[0]) in table.sets
+        and e.system.tables.get(base, table.number) == table.number
+    ]
+    return Board(entries, [])

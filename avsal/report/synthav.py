@@ -85,7 +85,7 @@ def measure(shipped: Sequence[Checkpoint], args: argparse.Namespace, stride: int
         args: `clips`, `batch_size`, `num_workers`, `out`, `accelerator`.
         stride: distance of the scored frames.
     """
-    from avsal.report.reproduce import run_test
+    from avsal.report.reproduce import file_hash, run_test
     from avsal.zoo import from_pretrained
 
     # Baselines are fitted in one process, and the set is small.
@@ -102,7 +102,12 @@ def measure(shipped: Sequence[Checkpoint], args: argparse.Namespace, stride: int
         name = "synthav-ego" if ego else "synthav"
         for sound in ("own", "swapped") if module.spec.audio is not None else ("own",):
             data = _data(args, stride, ego=ego)
-            files.append(run_test(module, data, entry.name, name, args, protocol="common", sound=sound))
+            files.append(
+                run_test(
+                    module, data, entry.name, name, args, protocol="common", sound=sound,
+                    sha256=file_hash(entry.name),
+                )
+            )  # fmt: skip
     return [path for path in files if path is not None]
 
 
@@ -268,17 +273,18 @@ def _gaze_steps(found: Board) -> Table:
     """F1 at each moment ahead (the paper's Figure 3), and what the sound adds there."""
     from avsal.report.figures import twins
 
+    sets = sorted({e.data for e in found.entries if e.data.startswith(EGO)})
+    known = {m for data in sets for e in found.of(data) for m in e.units if m.startswith("recall_step")}
+    endings = ["", *(f"_step{k}" for k in sorted(int(m.removeprefix("recall_step")) for m in known))]
     rows = []
-    endings = [""]
-    for data in sorted({e.data for e in found.entries if e.data.startswith(EGO)}):
+    for data in sets:
         entries = sorted(found.of(data), key=_rank)
-        steps = max((e.units for e in entries), key=len)
-        endings = ["", *(m.removeprefix("recall") for m in steps if m.startswith("recall_step"))]
-
         rows += [[text(e.title), *_f1_cells(endings, e)] for e in entries]
         own = {e.label: e for e in entries if e.sound == "own"}
         pairs = [(a, b, "its twin without sound") for a, b in twins(entries)]
-        pairs += [(own[e.label], e, "itself, sound swapped") for e in entries if e.sound != "own"]
+        pairs += [
+            (own[e.label], e, "itself, sound swapped") for e in entries if e.sound != "own" and e.label in own
+        ]
         rows += [[text(f"{a.title} minus {minus}"), *_f1_cells(endings, a, b)] for a, b, minus in pairs]
     heads = ["F1 (%)", "all moments", *(f"moment {ending.removeprefix('_step')}" for ending in endings[1:])]
     note = "One threshold for all moments. Differences over the same videos; 95 % intervals of a bootstrap over videos."
@@ -286,9 +292,12 @@ def _gaze_steps(found: Board) -> Table:
 
 
 def _f1_cells(endings: Sequence[str], *systems: Entry) -> list[Value]:
-    """F1 in per cent for each ending of the score names, of one system or of two's difference."""
+    """F1 in per cent for each ending of the score names, of one system or of two; empty where one lacks it."""
     found = []
     for ending in endings:
+        if any(f"recall{ending}" not in e.units for e in systems):
+            found.append(Value())
+            continue
         parts = [(e.units[f"recall{ending}"], e.units[f"precision{ending}"]) for e in systems]
         value, low, high = (100 * v for v in gaze_f1(*parts, data=systems[0].data))
         sign = "+" if len(systems) > 1 else ""

@@ -114,9 +114,7 @@ def leaderboard(
     # Benchmarks that nothing here measures stay beside the sets that were measured.
     newer = [c.board for c in public if c.paper not in PAPER_NAMES] if published else []
     wanted = (
-        [name for name in known if _chosen(name, data)]
-        if data
-        else list(dict.fromkeys([*board.sets, *newer]))
+        [name for name in known if chosen(name, data)] if data else list(dict.fromkeys([*board.sets, *newer]))
     )
     wanted = wanted if data or board.sets else known
     tables = []
@@ -138,7 +136,8 @@ def leaderboard(
     return tables
 
 
-def _chosen(name: str, data: Sequence[str]) -> bool:
+def chosen(name: str, data: Sequence[str]) -> bool:
+    """Say whether a table's name is one of the data sets asked for; the tasks of a gaze set belong to it."""
     return any(
         name.casefold() == d.casefold() or name.casefold().startswith(f"{d.casefold()},") for d in data
     )

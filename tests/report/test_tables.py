@@ -138,7 +138,7 @@ def test_no_number_is_cropped_on_a_narrow_terminal(six: Path, width: int) -> Non
             if value.text and heading not in ("model", "source"):
                 assert re.search(rf"(?<!\S){re.escape(value.text)}(?!\S)", printed), (width, value.text)
     body = printed.split("Protocol:")[0].splitlines()
-    assert max(map(len, body)) <= max(width, 45)  # the name columns and one interval need as much
+    assert max(map(len, body)) <= max(width, 50)  # the name columns and one interval need as much
     assert sum("CC" in line for line in body) == 1
 
 
@@ -339,3 +339,92 @@ def test_wrong_options_are_explained(
     monkeypatch.chdir(tmp_path)
     assert main(["leaderboard", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["leaderboard", "--data", "DIEM", "--data", "Foo"], "no table for Foo"),
+        (["reproduce", "stavis", "--devices", "abc", "--dry-run"], "--devices abc"),
+        (["reproduce", "stavis", "--devices", "0", "--dry-run"], "--devices 0"),
+        (["reproduce", "synthav", "--clips", "0", "--dry-run"], "--clips 0"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_done(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert ", ," not in said
+    assert ": ," not in said
+
+
+def test_a_video_that_is_not_there_is_an_error_with_near_names(
+    six: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["leaderboard", str(six), "--figures", str(tmp_path / "figures"), "--video"]
+    assert main([*words, "DIEM/v0O4"]) == 2
+    assert "DIEM/v004" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+
+
+def test_csv_says_its_notes_beside_the_file(
+    six: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "board.csv"
+    assert main(["leaderboard", str(six), "--data", "DIEM", "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "Protocol: average video" in said
+    assert "never averaged" in said.replace("\n", " ")
+    assert out.read_text().startswith("table,model")
+    assert "Protocol" not in out.read_text()
+
+
+def test_each_table_of_csts_holds_its_own_systems_and_boards(tmp_path: Path) -> None:
+    from avsal.report.papers import TABLES
+    from avsal.report.reproduce import of_table
+
+    runs = []
+    for name, data, arguments in (
+        ("csts-ego4d", "Ego4D", {}),
+        ("csts-ego4d", "Aria", {}),
+        ("csts-aria", "Aria", {"timing": "aria"}),
+        ("csts-ego4d-estimation", "Ego4D", {"task": "estimation"}),
+        ("csts-aria-estimation", "Aria", {"task": "estimation", "timing": "aria"}),
+    ):
+        videos = {f"{data}/{k}": {"f1": 0.4, "recall": 0.4, "precision": 0.4, "frames": 9} for k in range(3)}
+        run = results(data, None, name=name, model="CSTS", arguments=arguments, videos=videos)
+        run.metrics = {"f1": 0.4, "recall": 0.4, "precision": 0.4}
+        runs.append(run)
+    found = board(write(tmp_path, *runs))
+    held = {t.number: of_table(found, t).sets for t in TABLES if t.paper == "csts"}
+    assert held == {
+        "4": ["Aria, anticipation", "Ego4D, anticipation"],
+        "6": ["Aria, anticipation, trained on Ego4D"],
+        "7": ["Aria, estimation", "Ego4D, estimation"],
+    }
+    assert sum(map(len, held.values())) == len(found.entries) == 5
+
+
+def test_the_axis_of_time_is_in_seconds_where_the_rate_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from avsal.report import figures
+
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or path)
+    curves = {"a": (np.arange(0, 100, 10), np.linspace(0, 1, 10))}
+    for fps, label, end in ((25.0, "seconds", 90 / 25), (None, "frame", 90)):
+        figures.over_time(curves, "nss", "v", tmp_path / "a.png", fps=fps)
+        axes = kept[-1].axes[0]
+        assert axes.get_xlabel() == label
+        assert axes.lines[0].get_xdata()[-1] == pytest.approx(end)
+    frames = {
+        "videos": np.array(["a", "b"]), "fps": np.array([30.0, np.nan]), "metrics": np.array(["nss"]),
+        "video": np.array([0, 1]), "frame": np.array([0, 0]), "scores": np.ones((2, 1)),
+    }  # fmt: skip
+    (path,) = write(tmp_path, results("DIEM", 1))
+    write_frames(frames, path)
+    record = type("Record", (), {"path": path})()
+    assert [figures.frame_rate(record, name) for name in "ab"] == [30.0, None]

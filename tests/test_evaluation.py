@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,16 @@ for name, options in (("all", {}), ("silent", {"conditions": ("silent",)})):
     if found is not None:
         write_frames(found[1], out / f"{name}.json")
         found[0].write(out / f"{name}.json")
+
+import lightning as L
+from avsal.training import WriteResults
+runner = L.Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, callbacks=[WriteResults()],
+)
+data = synthav()
+data.use_spec(tiny().spec)
+runner.test(tiny(), datamodule=data, verbose=False)
 """
 
 
@@ -123,6 +134,7 @@ def test_two_processes_give_what_one_gives(
     script = tmp_path / "two.py"
     script.write_text(_TWO)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment["AVSAL_RESULTS"] = str(tmp_path / "test")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
         env=environment,
@@ -140,6 +152,16 @@ def test_two_processes_give_what_one_gives(
             np.testing.assert_array_equal(frames[name], values)
     (folder,) = (tmp_path / "work" / "all").iterdir()
     assert {path.name[0] for path in folder.glob("*.npz")} == {"0", "1"}  # both processes took part
+    (path,) = (tmp_path / "test").glob("*.json")  # `lightning test`, both processes' scores and time together
+    tested = Results.read(path)
+    assert tested.metrics == pytest.approx(once[0].metrics)
+    assert tested.videos.keys() == once[0].videos.keys()
+    assert tested.hardware.devices == 2
+    assert tested.cost is not None
+    assert tested.cost.maps_per_second is not None
+    with np.load(frames_path(path)) as frames:
+        np.testing.assert_allclose(frames["scores"], once[1]["scores"], rtol=1e-5)
+        np.testing.assert_array_equal(frames["frame"], once[1]["frame"])
     silent = Results.read(tmp_path / "silent.json")
     assert silent.videos == {k: v for k, v in once[0].videos.items() if "silent" in k}
 
@@ -487,6 +509,56 @@ def test_a_test_of_a_few_batches_is_known_to_be_a_part(
     found = board([path])
     assert found.entries == []
     assert f"1 of {results.data.videos} videos" in found.notes[0]
+
+
+def test_videos_that_break_during_a_test_are_named_in_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = synthav()
+    data.prepare_data()
+    items = data.split_items("test")
+    broken = items[1].name
+
+    def cannot() -> Any:
+        raise DataError("cannot be opened")
+
+    items[1] = replace(items[1], open_frames=cannot)
+    data._try = lambda items: None  # type: ignore[method-assign]
+    results = Results.read(lightning_test(tmp_path, data, monkeypatch))
+    assert [f.item for f in results.failed] == [broken]
+    assert "cannot be opened" in results.failed[0].error
+    assert broken not in results.videos
+    assert results.complete
+
+
+def test_videos_of_gaze_are_recordings_wherever_results_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from avsal.metrics import GazeMetrics
+    from avsal.results import from_test
+
+    class Recordings:
+        """Four clips of two recordings, as the gaze sets list them."""
+
+        name, left_out, test_stride = "gaze", {}, 1
+
+        def split_items(self, split: str) -> list[VideoItem]:
+            return [item(f"Set/clip{k}") for k in range(4)]
+
+        def video_names(self, split: str) -> dict[int, str]:
+            return {0: "Set/first", 1: "Set/second"}
+
+    metric = GazeMetrics()
+    maps = torch.rand(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    metric.update(maps, maps / maps.sum((-2, -1), keepdim=True), video_id=torch.tensor([0, 0, 1, 1]),
+                  frame=torch.arange(8).reshape(4, 2))  # fmt: skip
+    module = tiny()
+    module._metrics["test"] = metric  # type: ignore[assignment]
+    results = from_test(module, Recordings())  # type: ignore[arg-type]
+    assert list(results.videos) == ["Set/first", "Set/second"]
+    assert results.data.videos == 2
+    assert results.complete
+    assert {name: row["frames"] for name, row in results.videos.items()} == {"Set/first": 4, "Set/second": 4}
 
 
 def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(

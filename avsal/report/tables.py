@@ -112,7 +112,8 @@ def leaderboard(
     public = [c for c in cells() if c.metric in DIGITS and (everything or c.main)]
     known = list(dict.fromkeys([*board.sets, *(c.board for c in public)]))
     # Benchmarks that nothing here measures stay beside the sets that were measured.
-    newer = [c.board for c in public if c.paper not in PAPER_NAMES] if published else []
+    papers = {c.board for c in public if c.paper in PAPER_NAMES}
+    newer = [c.board for c in public if c.board not in papers] if published else []
     wanted = (
         [name for name in known if chosen(name, data)] if data else list(dict.fromkeys([*board.sets, *newer]))
     )

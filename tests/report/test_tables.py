@@ -210,6 +210,9 @@ def test_benchmarks_of_others_stay_beside_measured_sets(six: Path) -> None:
         assert {row[table.columns.index("line")].text for row in table.rows} == {"published only"}
         assert all(row[table.columns.index("source")].text.startswith("http") for row in table.rows)
     assert "NTIRE 2026" not in {t.title for t in leaderboard(_board(six), published=False)}
+    part = {t.title for t in leaderboard(board([six / "AVAD"]))}
+    assert "AVAD" in part
+    assert not {"DIEM", "ETMD", "Ego4D, anticipation"} & part  # of the papers' sets those that were measured
 
 
 class _Page(HTMLParser):

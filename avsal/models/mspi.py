@@ -63,6 +63,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "V6": {},
     "V7": {"image_stream": "maps"},
 }
+#: Table 6: each motion encoder with the paper's parameters in M and multiply-adds in G.
+TABLE6 = {
+    "s3d": (88, 122),
+    "x3dl": (84, 121),
+    "slowfast4x16": (114, 127),
+    "morphmlps": (126, 172),
+    "videoswins": (129, 188),
+    "uniformerb": (129, 202),
+    "mvitv2s": (114, 170),
+}
 
 
 def _head(sizes: Sequence[int], norm: str, *, last_norm: bool) -> nn.Sequential:
@@ -233,7 +243,9 @@ class MSPI(SaliencyNetwork):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_encoder not in self.frozen):
             maps = self.image_encoder(frames)
             if self.image_stream == "maps":
-                return (self.image_decoder(*maps).sigmoid(),)
+                # The decoder learnt under a softmax, which leaves a constant open: the strongest place counts 1.
+                logits = self.image_decoder(*maps)
+                return ((logits - logits.amax((-2, -1), keepdim=True)).exp(),)
             return maps
 
     def audio_features(self, audio_input: Tensor) -> Tensor:
@@ -301,10 +313,16 @@ class MSPI(SaliencyNetwork):
             for source in range(target + 1, 4):
                 levels[target] = levels[target] + enlarge(levels[source], 2 ** (source - target))
         logits = self.readout(levels)
+        # Under mixed precision the sum of exponentials needs all digits.
+        logits = logits.float()
         return self.output(logits - logits.logsumexp((-2, -1), keepdim=True), aux)
 
     def av_loss(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Return the symmetrised negative cosine similarity of Equations 6 and 7, a scalar in -1..1."""
+        if self.training and len(visual) < 2 and isinstance(self.visual_projector[1], nn.BatchNorm1d):
+            raise ConfigError(
+                "projector_norm='batch' needs at least two clips in a batch; 'layer' takes one."
+            )
         seen, heard = self.visual_projector(visual), self.audio_projector(audio)
         expected_seen, expected_heard = self.visual_predictor(seen), self.audio_predictor(heard)
         return audio_visual_loss(expected_seen, heard, expected_heard, seen)
@@ -454,7 +472,17 @@ class MSPIModule(SaliencyModule):
         "Xie et al., Audio-visual saliency prediction with multisensory perception and integration, IVC 2024"
     )
     network: MSPI
-    variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        **{f"table 2, {name}": options for name, options in VARIANTS.items()},
+        **{
+            f"table 6, {name} (paper: {params} M, {macs} G)": {"encoder": name}
+            for name, (params, macs) in TABLE6.items()
+        },
+    }
+    variants_note = (
+        "Multiply-adds are 2 G below the paper's: its counter adds the norms, and two linear steps of the readout run "
+        "before their upsampling here, with the same result."
+    )
 
     def __init__(
         self,
@@ -484,6 +512,8 @@ class MSPIModule(SaliencyModule):
         self.save_hyperparameters(logger=False)
         if av_weight < 0:
             raise ConfigError(f"av_weight={av_weight}: lambda of Equation 11 is not negative.")
+        if not isinstance(size, Sequence) or len(size) != 2:
+            raise ConfigError(f"size={size!r}: give height and width, such as [224, 384].")
         self.network = MSPI(
             encoder,
             (int(size[0]), int(size[1])),
@@ -593,6 +623,16 @@ class MSPIModule(SaliencyModule):
             )
             if part in self.network.frozen and not any(self.hparams[name] for name in given)
         ]
+        if (
+            self.hparams["imagenet_weights"]
+            and not self.hparams["image_weights"]
+            and self.hparams["freeze_image"]
+        ):
+            warnings.warn(
+                "imagenet_weights hold no transitions: MSPI trains behind frozen random ones. Train them too "
+                "(freeze_image: false), or give image_weights.",
+                stacklevel=2,
+            )
         if missing:
             warnings.warn(
                 f"MSPI trains with frozen encoders of random weights: give {' and '.join(missing)}, or init_from, "

@@ -168,7 +168,7 @@ class MorphMLPS(MotionEncoder):
 
     def __init__(self, drop_path: float = 0.1) -> None:
         super().__init__()
-        rates = iter(torch.linspace(0, drop_path, sum(_DEPTHS)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(_DEPTHS), device="cpu").tolist())
         self.patch_embed1 = _Stem(_DIMS[0])
         self.patch_embed2 = _Downsample(_DIMS[0], _DIMS[1])
         self.patch_embed3 = _Downsample(_DIMS[1], _DIMS[2])

@@ -102,7 +102,7 @@ class UniFormerB(MotionEncoder):
 
     def __init__(self, drop_path: float = 0.1) -> None:
         super().__init__()
-        rates = iter(torch.linspace(0, drop_path, sum(_DEPTHS)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(_DEPTHS), device="cpu").tolist())
         self.patch_embed1 = _PatchEmbedding(3, _DIMS[0], (3, 4, 4), (2, 4, 4))
         self.patch_embed2 = _PatchEmbedding(_DIMS[0], _DIMS[1], (1, 2, 2), (1, 2, 2))
         self.patch_embed3 = _PatchEmbedding(_DIMS[1], _DIMS[2], (1, 2, 2), (1, 2, 2))

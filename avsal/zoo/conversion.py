@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from avsal.errors import WeightsError
+from avsal.nn.motion import CAFFE2
 from avsal.zoo.store import read_pickle, read_safetensors
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def convert_backbone(format: str, state_dict: Mapping[str, Tensor]) -> nn.Module
 
 
 def _tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if "blobs" in state_dict:
+        raise WeightsError(CAFFE2)
     strange = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(
@@ -146,7 +149,12 @@ def read_state_dict(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
     if path.suffix.lower() == ".safetensors":
         content: Any = read_safetensors(path)[0]
     else:
-        content = read_pickle(path)
+        try:
+            content = read_pickle(path)
+        except WeightsError as error:
+            if path.suffix.lower() == ".pkl":  # how caffe2 names them; nothing of it is run to find out
+                raise WeightsError(f"{error} If it is SlowFast's: {CAFFE2}") from error
+            raise
     found = content
     for container in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):

@@ -160,7 +160,10 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _variants(module: Any) -> list[RenderableType]:
     """Return a table of the paper's configurations with their sizes, counted without computing the network."""
-    table = Table(title="\nconfigurations of the paper", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="\nconfigurations of the paper", title_justify="left", box=None, pad_edge=False,
+        caption=getattr(module, "variants_note", None), caption_justify="left",
+    )  # fmt: skip
     table.add_column("row")
     table.add_column("arguments", overflow="fold")
     for heading in ("parameters", "multiply-adds"):

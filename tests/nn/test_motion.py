@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from avsal.errors import ConfigError, WeightsError
 from avsal.nn.motion import MOTION_ENCODERS, MotionEncoder, build_motion_encoder, motion_class, unwrap
+from avsal.zoo import convert_backbone
+from avsal.zoo.conversion import read_state_dict
 from tests.golden.mspi import MSPIGolden
 
 SIZES = dict.fromkeys(MOTION_ENCODERS, (64, 96)) | {"morphmlps": (224, 224)}
@@ -188,8 +194,14 @@ def test_sizes_that_do_not_fit_are_told() -> None:
         build_motion_encoder("morphmlps").check_size(224, 384)
 
 
-def test_caffe2_files_are_refused_with_a_word_on_what_to_use() -> None:
+def test_caffe2_files_are_refused_with_a_word_on_what_to_use(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="SLOWFAST_8x8_R50"):
         unwrap({"blobs": {"conv1_w": [0.0]}})
+    with pytest.raises(WeightsError, match="SLOWFAST_8x8_R50"):
+        convert_backbone("slowfast4x16", {"blobs": {"conv1_w": [0.0]}})  # type: ignore[dict-item]
+    path = tmp_path / "SLOWFAST_4x16_R50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(3)}}))
+    with pytest.raises(WeightsError, match="SLOWFAST_8x8_R50"):
+        read_state_dict(path)
     with pytest.raises(WeightsError, match="no tensors"):
         unwrap({"epoch": 3})

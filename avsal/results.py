@@ -326,12 +326,16 @@ def file_fingerprint(paths: Iterable[Path]) -> str | None:
         try:
             if path.is_dir():
                 with os.scandir(path) as entries:
-                    found |= {f"{path.name}/{e.name}": e.stat().st_size for e in entries if e.is_file()}
+                    found |= {f"{path.name}/{e.name}": e.stat().st_size for e in entries if _counts(e)}
             elif path.is_file():
                 found[path.name] = path.stat().st_size
         except OSError:
             continue
     return fingerprint(found) if found else None
+
+
+def _counts(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file() and not entry.name.startswith(".")
 
 
 def hardware(accelerator: str | None = None, devices: int = 1, nodes: int = 1) -> Hardware:

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
-from avsal.errors import ConfigError, WeightsError
+from avsal.errors import ConfigError, DataError, WeightsError
 from avsal.models.base import SaliencyModule, model_name
 from avsal.zoo.store import START_ARGUMENTS
 
@@ -318,8 +318,16 @@ class AvsalCLI(LightningCLI):
 
     def _open_data(self) -> None:
         """Find faults of the data set before any folder of the run is made."""
-        self.datamodule.prepare_data()
-        self.datamodule.setup(self.subcommand)
+        root = getattr(self.datamodule, "root", None)
+        try:
+            self.datamodule.prepare_data()
+            self.datamodule.setup(self.subcommand)
+        except DataError as error:
+            if root is not None and Path(root).exists():
+                raise
+            raise DataError(
+                f"{error} Without the data, a further -c examples/data/synthetic.yaml takes generated clips."
+            ) from None
 
     before_fit = before_validate = before_test = before_predict = _open_data
 

@@ -136,6 +136,8 @@ def test_a_fingerprint_of_files_changes_with_names_and_sizes_and_not_with_the_pl
             (tmp_path / place / "maps" / f"{k}.png").write_bytes(b"x" * k)
     first, second = (tmp_path / place / "maps" for place in "ab")
     assert file_fingerprint([first]) == file_fingerprint([second])
+    (second / ".hidden").write_bytes(b"left by a file browser")
+    assert file_fingerprint([first]) == file_fingerprint([second])
     (second / "2.png").write_bytes(b"longer")
     assert file_fingerprint([first]) != file_fingerprint([second])
     assert file_fingerprint([tmp_path / "nothing"]) is None

@@ -36,7 +36,7 @@ _LEFT = {
     "scores",
 }
 #: Columns that say what a row is about.
-_NAMES = ("model", "mod.", "line", "minus", "F1 (%)")
+_NAMES = ("model", "mod.", "line", "minus", "F1 (%)", "benchmark")
 _KINDS = {
     "published": "published", "measured": "measured", "difference": "difference", "published only": "published-only",
 }  # fmt: skip
@@ -138,6 +138,8 @@ def _grid(table: Table, columns: Sequence[int]) -> Any:
     for row in table.rows:
         name = [row[0].text, row[1].text]
         words = [row[k].text for k in columns]
+        if not any(row[k].text for k in columns if table.columns[k] not in _NAMES):
+            continue  # another block of columns holds all of this line
         if name == previous and "line" in table.columns:
             words = ["" if k in (0, 1) else w for k, w in zip(columns, words, strict=True)]
         previous = name

@@ -268,6 +268,11 @@ def _table_notes(entries: Sequence[Entry]) -> list[str]:
         failed = sum(len(r.results.failed) for r in entry.records)
         if failed:
             notes.append(f"{entry.title}: {failed} videos could not be scored and are not in the mean.")
+        weights = [r.results.checkpoint for r in entry.records]
+        if len(weights) > 1 and weights[0] is not None and any(w and w.same(weights[0]) for w in weights[1:]):
+            notes.append(
+                f"{entry.title}: one checkpoint on several folds; the mean holds if it was trained on none of them."
+            )
     if entries:
         first = entries[0].records[0].results
         rules = dict.fromkeys(e.units[next(iter(e.units))].rule for e in entries if e.units)
@@ -387,7 +392,8 @@ def benchmarks() -> Table:
     ]
     return Table(
         "Benchmarks (cited, not measured)", ["benchmark", "line", "what", "licence", "scores", "source"], rows,
-        ["Numbers are given where a page that was read states them: NTIRE 2026 and DHF1K have tables of their own."],
+        ["Numbers are given where a page that was read states them: NTIRE 2026 and DHF1K have tables of their own; the "
+            "ranking of AIM 2024 could not be read."],
     )  # fmt: skip
 
 

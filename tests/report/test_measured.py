@@ -11,6 +11,7 @@ from avsal.errors import DataError
 from avsal.report.measured import board
 from avsal.report.papers import SYSTEMS, TABLES, system_of
 from avsal.report.published import SIX, cells
+from avsal.report.tables import leaderboard
 from avsal.results import Failure
 from tests.report.fake import METRICS, VIDEOS, results, write
 
@@ -216,6 +217,8 @@ def test_one_checkpoint_on_all_folds_of_a_system_with_folds_is_left_out(tmp_path
     runs = renamed(folds("AVAD", model="Other"), ["other.ckpt"] * 3, **same)
     found = board(write(tmp_path / "other", *runs))
     assert [e.label for e in found.entries] == ["other.ckpt"]
+    (table,) = (t for t in leaderboard(found, published=False) if t.title == "AVAD")
+    assert any("one checkpoint on several folds" in note for note in table.notes)
 
 
 @pytest.mark.parametrize("change", ["fewer", "frames"])

@@ -107,6 +107,22 @@ def test_fit_logs_and_keeps_the_best_and_the_last_then_test_writes_results(
     assert module.hparams["width"] == 8
 
 
+def test_a_recipe_without_its_data_says_how_to_get_them_and_how_to_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [
+        "--model.init_args.width=0.1",
+        "--model.init_args.channels=8",
+        "--model.init_args.audio_encoder=small",
+    ]
+    words = ["-c", str(ROOT / "examples" / "casp.yaml"), *small, "--model.init_args.audio_backbone=null"]
+    assert cli.main(["fit", *words]) == 2
+    said = capsys.readouterr().err
+    assert "avsal data info av6" in said
+    assert "-c examples/data/synthetic.yaml" in said
+
+
 def test_a_gaze_model_trains_and_keeps_the_checkpoint_of_the_best_f1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
+from avsal.data.egocentric import GazeDataModule
 from avsal.data.loading import ClipLoader, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.windows import VideoBatches
@@ -81,7 +82,10 @@ def evaluate(
             raise ConfigError(
                 f"{checkpoint} hears nothing: swapping the sound changes nothing. Use sound='own'."
             )
-        data = OtherSound(data)
+        if isinstance(data, GazeDataModule):  # its clips are cut from recordings: it swaps them itself
+            data.swap_sound = True
+        else:
+            data = OtherSound(data)
     metric = test_metric(module, protocol)
     module._metrics["test"] = metric  # type: ignore[assignment]
     data.prepare_data()

@@ -125,6 +125,7 @@ def write_checkpoint(
             temporary / WEIGHTS_FILE,
             metadata={"format": "pt", "avsal": json.dumps(config, sort_keys=True)},
         )
+        _order_metadata(temporary / WEIGHTS_FILE)
         (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         # mkdtemp and safetensors write for the owner only; a shared cache needs the user's own umask.
         for name in (WEIGHTS_FILE, CONFIG_FILE):
@@ -133,6 +134,22 @@ def write_checkpoint(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata in a safetensors file's header, which its writer leaves in random order.
+
+    Equal modules then give equal files, and publishing one again changes nothing.
+    """
+    ordered = path.with_suffix(".ordered")
+    with path.open("rb") as source, ordered.open("wb") as target:
+        header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)  # the tensors stay aligned
+        target.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(source, target)
+    os.replace(ordered, path)
 
 
 def _umask() -> int:

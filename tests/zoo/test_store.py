@@ -7,6 +7,7 @@ import json
 import lightning as L
 import pytest
 import torch
+from safetensors import safe_open
 
 import avsal
 from avsal.errors import WeightsError
@@ -27,6 +28,13 @@ def test_a_folder_and_a_single_file_rebuild_the_module(module, tmp_path):
         assert same(loaded, module)
         assert dict(loaded.hparams) == dict(module.hparams)
     assert load_state(alone).keys() == module.state_dict().keys()
+
+
+def test_equal_modules_give_equal_files(module, tmp_path):
+    saved = [save_pretrained(module, tmp_path / str(k)) / "model.safetensors" for k in range(8)]
+    assert len({path.read_bytes() for path in saved}) == 1
+    with safe_open(saved[0], framework="pt") as file:
+        assert set(file.metadata()) == {"avsal", "format"}
 
 
 def test_a_lightning_checkpoint_rebuilds_the_module(module, tmp_path):

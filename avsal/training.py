@@ -325,8 +325,11 @@ class AvsalCLI(LightningCLI):
         except DataError as error:
             if root is not None and Path(root).exists():
                 raise
+            from avsal.data.egocentric import GazeDataModule
+
+            generated = "synthetic-ego" if isinstance(self.datamodule, GazeDataModule) else "synthetic"
             raise DataError(
-                f"{error} Without the data, a further -c examples/data/synthetic.yaml takes generated clips."
+                f"{error} Without the data, a further -c examples/data/{generated}.yaml takes generated clips."
             ) from None
 
     before_fit = before_validate = before_test = before_predict = _open_data
@@ -405,7 +408,7 @@ def main(argv: ArgsType = None) -> int:
         elif flag.startswith("--config="):
             check_config_file(Path(flag.partition("=")[2]))
     torch.set_float32_matmul_precision("high")
-    # Gradients that die out become denormal numbers, with which a CPU's convolutions take four times as long.
+    # Gradients that die out become denormal numbers, which slow a CPU's convolutions down.
     torch.set_flush_denormal(True)
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:

@@ -27,15 +27,20 @@ from torch import Tensor
 
 from avsal import from_pretrained
 from avsal.data import SynthAVDataModule
+from avsal.data.synthetic import FPS
 from avsal.data.windows import VideoBatches
 from avsal.evaluation import swapped
 from avsal.models.base import SaliencyModule
 from avsal.report.statistics import interval, resamples
 from avsal.report.synthav import TEST_SEED
+from avsal.types import SaliencyOutput
 
 CASPNET = "caspnet-tiny-synthav"
-SOUNDS = ("own", "swapped")
-#: One clip for the pictures.
+#: What a clip hears, and how tables call it.
+SOUNDS = {"own": "right sound", "swapped": "another clip's"}
+#: Levels of the predictive coding, from the picture up.
+LEVELS = ("visual state", "middle", "top, against the sound")
+#: The test clip of the pictures, by its place.
 SHOWN = 4
 
 
@@ -98,60 +103,71 @@ def retention_table(found: dict[str, np.ndarray]) -> list[str]:
     return lines
 
 
+def shares(found: dict[str, np.ndarray], sound: str, level: int, iterations: int) -> tuple[float, np.ndarray]:
+    """Return a level's mean error at the first iteration, and (clips, iterations) errors as shares of the first."""
+    errors = found[sound].reshape(len(found[sound]), iterations, len(LEVELS))[:, :, level]
+    return float(errors[:, 0].mean()), errors / errors[:, :1]
+
+
 def coding_table(found: dict[str, np.ndarray], iterations: int) -> list[str]:
     """Return the lines of CASP-Net's table."""
     lines = ["| level | sound | " + " | ".join(f"iteration {n + 1}" for n in range(iterations)) + " |"]
     lines.append("|---|---|" + "--:|" * iterations)
-    for level, name in enumerate(("visual state", "middle", "top, against the sound")):
-        for sound, words in zip(SOUNDS, ("right", "another clip's"), strict=True):
-            errors = found[sound].reshape(len(found[sound]), iterations, -1)[:, :, level]
-            cells = [f"{errors[:, 0].mean():.2g} (100 %)"]
-            cells += [cell(100 * errors[:, n] / errors[:, 0], 1) + " %" for n in range(1, iterations)]
+    for level, name in enumerate(LEVELS):
+        for sound, words in SOUNDS.items():
+            first, part = shares(found, sound, level, iterations)
+            cells = [f"{first:.2g} (100 %)"]
+            cells += [cell(100 * part[:, n], 1) + " %" for n in range(1, iterations)]
             lines.append(f"| {name} | {words} | " + " | ".join(cells) + " |")
     return lines
+
+
+def saliency(output: SaliencyOutput) -> Tensor:
+    """Return (B, h, w) maps."""
+    return output.saliency()[:, 0]
 
 
 # -- pictures ------------------------------------------------------------------------------------------------
 
 
-def picture(module: SaliencyModule, aux_map: Callable[[dict[str, Tensor]], Tensor] | None, clips: int, path: Path,
-            title: str) -> None:  # fmt: skip
-    """Draw frames of one clip, their predictions with both sounds and, if there is one, a map of `aux` with both."""
+def picture(
+    module: SaliencyModule,
+    maps: dict[str, Callable[[SaliencyOutput], Tensor]],
+    clips: int,
+    path: Path,
+    title: str,
+) -> None:
+    """Draw frames of one clip with their gaze, and below them what `maps` (by name) gives for both sounds."""
     import matplotlib.pyplot as plt
 
-    wanted = (15, 30, 45, 60)
-    rows = 3 + (2 if aux_map else 0)
+    batch: Any = None
+    drawn: list[tuple[str, Tensor]] = []
+    with torch.inference_mode():
+        outputs = {}
+        for sound in SOUNDS:  # every fifteenth frame of a clip is one batch
+            batch = batches(module, sound, clips, 15, ("congruent",))[SHOWN]
+            outputs[sound] = module(batch)
+        for name, of in maps.items():
+            drawn += [(f"{name}, {words}", of(outputs[sound])) for sound, words in SOUNDS.items()]
+    spec, frames = module.spec, batch["frame"].flatten().tolist()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
+    pixels = (batch["video"][:, :, spec.target_index] * std + mean).clamp(0, 255).permute(0, 2, 3, 1) / 255
+    wanted = range(1, len(frames))  # nobody has looked anywhere yet in the first
+    rows = 1 + len(drawn)
     figure, axes = plt.subplots(
         rows, len(wanted), figsize=(2.3 * len(wanted), 1.75 * rows), layout="constrained"
     )
-    drawn = {}
-    for sound in SOUNDS:
-        windows = batches(module, sound, clips, 15, ("congruent",))
-        per = -(-5 // 16)
-        batch: Any = windows[SHOWN * per]
-        with torch.inference_mode():
-            drawn[sound] = (batch, module(batch))
-    spec = module.spec
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
-    for column, frame in enumerate(wanted):
-        batch, _ = drawn["own"]
-        at = batch["frame"].flatten().tolist().index(frame)
-        pixels = (batch["video"][at][:, spec.target_index] * std + mean).clamp(0, 255).permute(1, 2, 0) / 255
-        axes[0, column].imshow(pixels)
+    for column, at in enumerate(wanted):
+        axes[0, column].imshow(pixels[at])
         axes[0, column].contour(batch["density"][at, 0], levels=[0.3, 0.7], colors="white", linewidths=0.8)
-        axes[0, column].set_title(f"{frame / 25:.1f} s", fontsize=9)
-        for k, sound in enumerate(SOUNDS):
-            _, output = drawn[sound]
-            axes[1 + k, column].imshow(output.saliency()[at, 0], cmap="magma")
-            if aux_map:
-                maps = [aux_map(drawn[s][1].aux) for s in SOUNDS]
-                low, high = min(m.min() for m in maps), max(m.max() for m in maps)
-                axes[3 + k, column].imshow(
-                    maps[k][at], cmap="viridis", vmin=float(low), vmax=float(high), interpolation="bilinear"
-                )
-    names = ["frame, gaze", "map, right sound", "map, other sound", "Ret_A, right", "Ret_A, other"]
-    for row in range(rows):
-        axes[row, 0].set_ylabel(names[row], fontsize=9)
+        axes[0, column].set_title(f"{frames[at] / FPS:.1f} s", fontsize=9)
+        for row, (_, values) in enumerate(drawn, 1):
+            # Both sounds of one map share a scale.
+            pair = drawn[(row - 1) // 2 * 2][1], drawn[(row - 1) // 2 * 2 + 1][1]
+            low, high = (float(f(torch.stack([p[at] for p in pair]))) for f in (torch.min, torch.max))
+            axes[row, column].imshow(values[at], cmap="magma", vmin=low, vmax=high)
+    for row, name in enumerate(["frame, gaze", *(name for name, _ in drawn)]):
+        axes[row, 0].set_ylabel(name, fontsize=8)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -164,25 +180,14 @@ def curves(found: dict[str, np.ndarray], iterations: int, path: Path) -> None:
     """Draw CASP-Net's prediction errors over the iterations."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(8.4, 2.6), layout="constrained")
-    for level, (axis, name) in enumerate(
-        zip(axes, ("visual state", "middle", "top, against the sound"), strict=True)
-    ):
-        for sound, style, words in zip(SOUNDS, ("o-", "s--"), ("right sound", "another clip's"), strict=True):
-            errors = found[sound].reshape(len(found[sound]), iterations, -1)[:, :, level]
-            shares = errors / errors[:, :1]
-            bounds = [
-                interval(resamples(len(shares)) @ shares[:, n] / len(shares)) for n in range(iterations)
-            ]
-            middle = shares.mean(0)
-            low, high = np.array(bounds).T
+    figure, axes = plt.subplots(1, len(LEVELS), figsize=(8.4, 2.6), layout="constrained")
+    for level, (axis, name) in enumerate(zip(axes, LEVELS, strict=True)):
+        for (sound, words), style in zip(SOUNDS.items(), ("o-", "s--"), strict=True):
+            _, part = shares(found, sound, level, iterations)
+            bounds = np.array([interval(resamples(len(part)) @ values / len(part)) for values in part.T])
+            middle = part.mean(0)
             axis.errorbar(
-                range(1, iterations + 1),
-                middle,
-                (middle - low, high - middle),
-                fmt=style,
-                label=words,
-                capsize=3,
+                range(1, iterations + 1), middle, abs(bounds.T - middle), fmt=style, label=words, capsize=3
             )
         axis.set(title=name, xlabel="iteration", xticks=range(1, iterations + 1))
         axis.grid(alpha=0.3)
@@ -224,11 +229,11 @@ def main() -> None:
         args.out.write_text("\n".join(lines), encoding="utf-8")
     if args.pictures is not None:
         if avrsp is not None:
+            maps = {"map": saliency, "Ret_A": lambda output: output.aux["Ret_A"][:, 0].mean((1, 2, 3))}
             title = "AVRSP: retention of the first block, mean of heads and moments"
-            path = args.pictures / "avrsp-retention.png"
-            picture(avrsp, lambda aux: aux["Ret_A"][:, 0].mean((1, 2, 3)), args.clips, path, title)
-        title = "CASP-Net with the right and with another sound"
-        picture(casp, None, args.clips, args.pictures / "caspnet-sound.png", title)
+            picture(avrsp, maps, args.clips, args.pictures / "avrsp-retention.png", title)
+        title = "CASP-Net with the right and with another clip's sound"
+        picture(casp, {"map": saliency}, args.clips, args.pictures / "caspnet-sound.png", title)
         curves(coded, iterations, args.pictures / "caspnet-errors.png")
 
 

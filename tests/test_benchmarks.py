@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.hevc33 import assign, family
+from benchmarks.mechanisms import coding_errors, coding_table, retention, retention_table
 
 NAMES = [
     "Kimono",
@@ -65,3 +68,30 @@ def test_no_family_is_split_and_folds_have_nearly_equal_size(folds):
 
 def test_folds_do_not_depend_on_the_order_of_the_names():
     assert assign(NAMES, 4) == assign(NAMES[::-1], 4)
+
+
+def test_prediction_errors_are_told_by_level_and_iteration_as_shares_of_the_first():
+    # (clips, iterations, levels): the middle doubles, the others stay, whatever a clip's size.
+    errors = torch.ones(4, 2, 3) * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
+    errors[:, 1, 1] *= 2
+    own = coding_errors({"cpc_error": errors}).numpy()
+    lines = coding_table({"own": own, "swapped": own + 1}, iterations=2)
+    shown = {tuple(line.split(" | ")[:2]): line.split(" | ")[2:] for line in lines[2:]}
+    assert shown["| visual state", "right sound"] == ["2.5 (100 %)", "100.0 [100.0, 100.0] % |"]
+    assert shown["| middle", "right sound"] == ["2.5 (100 %)", "200.0 [200.0, 200.0] % |"]
+    assert shown["| middle", "another clip's"][1] != "200.0 [200.0, 200.0] % |"
+    assert len(shown) == 6
+
+
+def test_retention_is_told_with_both_sounds_and_the_difference_of_the_same_clips():
+    maps = torch.zeros(3, 2, 4, 2, 1, 1, 2)  # clips, blocks, heads, moments, T, h, w
+    maps[..., 0], maps[..., 1] = 1.0, -3.0
+    own = retention({"Ret_A": maps}).numpy()
+    assert own.tolist() == [[-1.0, 2.0, pytest.approx(8**0.5)]] * 3  # mean, mean size, deviation over places
+    lines = retention_table({"own": own, "swapped": own - np.array([0.0, 0.5, 0.0])})
+    assert lines[2].split(" | ")[1:] == [
+        "-1.000 [-1.000, -1.000]",
+        "-1.000 [-1.000, -1.000]",
+        "+0.000 [+0.000, +0.000] |",
+    ]
+    assert lines[3].split(" | ")[3] == "+0.500 [+0.500, +0.500] |"

@@ -121,6 +121,9 @@ def test_a_recipe_without_its_data_says_how_to_get_them_and_how_to_do_without(
     said = capsys.readouterr().err
     assert "avsal data info av6" in said
     assert "-c examples/data/synthetic.yaml" in said
+    tiny = [str(ROOT / "examples" / "csts-tiny.yaml"), str(ROOT / "examples" / "data" / "ego4d.yaml")]
+    assert cli.main(["fit", "-c", tiny[0], "-c", tiny[1]]) == 2
+    assert "-c examples/data/synthetic-ego.yaml" in capsys.readouterr().err
 
 
 def test_a_gaze_model_trains_and_keeps_the_checkpoint_of_the_best_f1(

@@ -73,8 +73,7 @@ class ImageSaliencyEncoder(nn.Module):
         Returns:
             (N, channels[0], H / 16, W / 16) and (N, channels[1], H / 32, W / 32), both non-negative.
         """
-        # Depthwise convolutions run several times faster on a CPU with the channels last.
-        middle, deep = self.encoder(frames.contiguous(memory_format=torch.channels_last))
+        middle, deep = self.encoder(frames)
         return self.transition16(middle), self.transition32(deep)
 
     def load_published(

@@ -717,6 +717,26 @@ def test_swapped_sound_is_that_of_another_recording(ego4d: Path, tmp_path: Path)
     assert [b["has_audio"].tolist() for b in batches] == [[False, True], [True]]
 
 
+def test_an_evaluation_with_other_sound_lets_the_data_set_swap_it(ego4d: Path, tmp_path: Path) -> None:
+    from avsal.evaluation import evaluate
+
+    for name in ("full_scale.gaze", "gaze", "missing_audio"):
+        (tmp_path / name).symlink_to(ego4d / name)
+    (tmp_path / "test_ego4d_gaze.csv").write_text("b/b_t0_t5.mp4\na/a_t5_t10.mp4\n")
+    torch.manual_seed(0)
+    network = CSTSModule(size=(64, 64), embed_dim=8, depths=(1, 1, 1, 1), init_std=0.3)
+    cpu = {"accelerator": "cpu", "devices": 1}
+    found = {}
+    for name, swap, sound in (("own", False, "own"), ("asked", False, "swapped"), ("data", True, "own")):
+        data = module(tmp_path, swap_sound=swap)
+        done = evaluate(network, data, checkpoint="x", work=tmp_path / name, sound=sound, trainer=cpu)  # type: ignore[arg-type]
+        assert done is not None
+        found[name] = done[0]
+    assert found["asked"].metrics == found["data"].metrics
+    assert found["asked"].videos == found["data"].videos != found["own"].videos
+    assert [found[name].protocol["sound"] for name in found] == ["own", "swapped", "swapped"]
+
+
 # -- Aria recordings -----------------------------------------------------------------------------------------
 
 

@@ -531,26 +531,23 @@ def _gaze(
     if settings.gaze_size is not None:
         width, height = map(int, settings.gaze_size.split("x"))
         size = (height, width)
+    units, time_unit = cast("Units", settings.gaze_units), cast("TimeUnit", settings.gaze_time_unit)
     try:
-        units, time_unit = cast("Units", settings.gaze_units), cast("TimeUnit", settings.gaze_time_unit)
         table = read_gaze_table(path, size=size, fps=info.fps, units=units, time_unit=time_unit)
-        if table.kind == "angles":
-            raise DataError(
-                f"{path}: holds gaze directions ({table.units}), which need the camera's calibration; give gaze points "
-                "in pixels or in shares of the picture."
-            )
         # Frame numbers count from the first picture, which may be late on the container's clock.
         table = table.shifted(settings.gaze_offset - (info.start if table.time_unit is None else 0.0))
         # Raises, with both spans, where gaze and video are on different clocks.
         end = np.inf if info.duration is None else info.start + info.duration
         table.nearest([info.start, end])
     except DataError as error:
-        if re.search(r"\b[Pp]ass\b|columns=", str(error)) is None:
-            raise
         raise DataError(
-            f"{error} On the command line these are --gaze-units, --gaze-time-unit, --gaze-offset and --gaze-size; "
-            "columns are renamed in the file."
+            f"{error} --gaze-units, --gaze-time-unit, --gaze-offset and --gaze-size say how to read the file."
         ) from error
+    if table.kind == "angles":
+        raise DataError(
+            f"{path}: holds gaze directions ({table.units}), which need the camera's calibration; give gaze points "
+            "in pixels or in shares of the picture."
+        )
     points = np.stack([table.time, table.x, table.y], 1)[table.tracked]
     return points, {"samples": len(table), "lost": table.lost, "outside": table.outside}
 

@@ -101,6 +101,8 @@ class _Windows:
             last = self.ring[-1]
             if self.next > last.index or not (ended or self._looked_ahead(last)):
                 return
+            if self.rule == "reversed" and last.index + 1 < self.spec.authors_shortest:
+                return
             yield self._window(self.next)
             self.next += self.stride
             self._evict()
@@ -348,7 +350,8 @@ def predict_video(
         coverage: "full" gives every decoded frame exactly one map: windows are clamped at both ends and
             sound outside the file is silence. "authors" gives exactly the frames and the padding that the
             paper's authors scored (STAViS leaves the first 8 frames out and repeats the last clips
-            cyclically; MSPI and AVRSP serve the first frames with windows reversed in time).
+            cyclically; MSPI and AVRSP serve the first frames with windows reversed in time, and skip a video of
+            fewer than twice the clip's frames less one).
         reuse: take the exact reuse of work between windows where the network offers it.
         stride: predict for every `stride`-th frame only ("full" coverage).
         keep_images: also hand out each frame as decoded.

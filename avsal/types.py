@@ -126,6 +126,17 @@ class ClipSpec:
         return self.frames // 2 if self.target == "middle" else self.frames - 1
 
     @property
+    def authors_shortest(self) -> int:
+        """Fewest frames of a video that gets any map under `coverage="authors"`.
+
+        The scripts with reversed windows skip a video that does not hold both the first frame's reversed window and
+        as many frames again: 31 for clips of 16.
+        """
+        return {"clamp": 1, "cyclic": self.target_index + 1, "reversed": 2 * self.frames - 1}[
+            self.authors_coverage
+        ]
+
+    @property
     def outputs(self) -> int:
         """Number of maps T_out for one clip."""
         return len(self.target) if isinstance(self.target, tuple) else 1

@@ -116,6 +116,16 @@ def test_authors_coverage_of_mspi_reverses_the_first_windows(clip: Path) -> None
         assert windows[t] == expected
 
 
+@pytest.mark.parametrize(("frames", "maps"), [(30, 0), (31, 31)])
+def test_authors_coverage_of_mspi_skips_videos_of_fewer_than_31_frames(
+    tmp_path: Path, frames: int, maps: int
+) -> None:
+    path = write_clip(tmp_path / "short.mp4", frames=frames, fps=25)
+    module = RecorderModule(target="last", authors_coverage="reversed")
+    indices, _ = run(module, path, coverage="authors")
+    assert indices == list(range(maps))
+
+
 def test_a_reversed_window_hears_its_sound_backwards(clip: Path) -> None:
     spec = AudioSpec(16000, before=0.0, after=1.0)
     module = RecorderModule(target="last", authors_coverage="reversed", audio=spec)

@@ -107,6 +107,8 @@ def nearest(times: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[
 
 def scored_frames(spec: ClipSpec, count: int, coverage: Coverage = "full", stride: int = 1) -> range:
     """Return the frames of a video that get a map in validation or test."""
+    if coverage == "authors" and spec.authors_coverage == "reversed" and count < spec.authors_shortest:
+        return range(0)
     first = spec.target_index if coverage == "authors" and spec.authors_coverage == "cyclic" else 0
     return range(min(first, count - 1), count, stride)
 

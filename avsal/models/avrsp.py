@@ -92,11 +92,20 @@ class RAVFBlock(nn.Module):
         audio_channels: width of the audio tokens.
         heads: attention heads h.
         scale_tokens: divide each sum over tokens by their number (ours; the paper does not).
+        norm_tokens: bring every token to mean 0 and variance 1 before the projections (ours; without it, sound whose
+            features are large drowns what the visual tokens differ in, see docs/models/avrsp.md).
     """
 
-    def __init__(self, channels: int, audio_channels: int, heads: int, scale_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        audio_channels: int,
+        heads: int,
+        scale_tokens: bool = True,
+        norm_tokens: bool = False,
+    ) -> None:
         super().__init__()
-        self.heads, self.scale_tokens = heads, scale_tokens
+        self.heads, self.scale_tokens, self.norm_tokens = heads, scale_tokens, norm_tokens
         self.visual = nn.Linear(channels, 3 * channels)
         self.audio = nn.Linear(audio_channels, 3 * channels)
         size = channels // heads
@@ -118,8 +127,8 @@ class RAVFBlock(nn.Module):
             V (B, N, C); Ret_A (B, h, N, T_a), how each visual token relates to each moment of sound; Ret_V
             (B, h, T_a, N), the other way.
         """
-        vq, vk, vv = self._split(self.visual(visual))
-        aq, ak, av = self._split(self.audio(audio))
+        vq, vk, vv = self._split(self.visual(self._norm(visual)))
+        aq, ak, av = self._split(self.audio(self._norm(audio)))
         scale = 1.0 / math.sqrt(vq.shape[-1])
         ret_a = vq @ ak.transpose(-1, -2) * scale
         ret_v = aq @ vk.transpose(-1, -2) * scale
@@ -135,6 +144,9 @@ class RAVFBlock(nn.Module):
         visual = self.norm2(visual + self.feed(visual))
         return visual, ret_a, ret_v
 
+    def _norm(self, tokens: Tensor) -> Tensor:
+        return F.layer_norm(tokens, tokens.shape[-1:]) if self.norm_tokens else tokens
+
     def _split(self, tokens: Tensor) -> list[Tensor]:
         """Return query, key and value (B, h, tokens, C / h) from (B, tokens, 3 C)."""
         parts = tokens.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -145,11 +157,17 @@ class RAVF(nn.Module):
     """N blocks of relevance-guided fusion; the sound stays as it is, vision is passed on."""
 
     def __init__(
-        self, channels: int, audio_channels: int, blocks: int = 2, heads: int = 8, scale_tokens: bool = True
+        self,
+        channels: int,
+        audio_channels: int,
+        blocks: int = 2,
+        heads: int = 8,
+        scale_tokens: bool = True,
+        norm_tokens: bool = False,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            RAVFBlock(channels, audio_channels, heads, scale_tokens) for _ in range(blocks)
+            RAVFBlock(channels, audio_channels, heads, scale_tokens, norm_tokens) for _ in range(blocks)
         )
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -387,6 +405,7 @@ class AVRSP(SaliencyNetwork):
         channels: width C of all stages, a multiple of `heads`.
         blocks, heads: RAVF's blocks and heads.
         scale_tokens: divide RAVF's sums over tokens by their number.
+        norm_tokens: normalise the tokens that RAVF projects.
         width: multiplier of S3D's widths, for small networks.
         bn_momentum: momentum of S3D's batch norms; 0.1 suits training from random weights.
         freeze_bn: keep S3D's batch norms at their statistics.
@@ -412,6 +431,7 @@ class AVRSP(SaliencyNetwork):
         blocks: int = 2,
         heads: int = 8,
         scale_tokens: bool = True,
+        norm_tokens: bool = False,
         width: float = 1.0,
         bn_momentum: float = 0.001,
         freeze_bn: bool = False,
@@ -462,7 +482,7 @@ class AVRSP(SaliencyNetwork):
         heard = self.soundnet.channels
         self.fusion: nn.Module
         if fusion == "ravf":
-            self.fusion = RAVF(channels, heard, blocks, heads, scale_tokens)
+            self.fusion = RAVF(channels, heard, blocks, heads, scale_tokens, norm_tokens)
         elif fusion == "mbt":
             self.fusion = BottleneckFusion(channels, heard, heads)
         elif fusion == "bilinear_steps":
@@ -580,8 +600,8 @@ class AVRSPModule(SaliencyModule):
     batch size are ours.
 
     Args:
-        audiovisual, frames, size, fusion, synergy, gate, pairs, channels, blocks, heads, scale_tokens, width,
-            bn_momentum, freeze_bn, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
+        audiovisual, frames, size, fusion, synergy, gate, pairs, channels, blocks, heads, scale_tokens, norm_tokens,
+            width, bn_momentum, freeze_bn, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
         loss_weights: weights of CC and SIM (paper: 0.1 each).
         sim_norm: SIM of maps divided by their "sum", or after subtracting the minimum ("minmax").
         lr: rate of AdamW.
@@ -610,6 +630,7 @@ class AVRSPModule(SaliencyModule):
         blocks: int = 2,
         heads: int = 8,
         scale_tokens: bool = True,
+        norm_tokens: bool = False,
         width: float = 1.0,
         bn_momentum: float = 0.001,
         freeze_bn: bool = False,
@@ -643,6 +664,7 @@ class AVRSPModule(SaliencyModule):
             blocks=blocks,
             heads=heads,
             scale_tokens=scale_tokens,
+            norm_tokens=norm_tokens,
             width=width,
             bn_momentum=bn_momentum,
             freeze_bn=freeze_bn,

@@ -192,10 +192,13 @@ class SaliencyModule(L.LightningModule):
         """
         from avsal.zoo import load_state
         from avsal.zoo.conversion import read_state_dict
+        from avsal.zoo.store import read_safetensors
 
         path = Path(source).expanduser()
         if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
             return read_state_dict(path)
+        if path.suffix == ".safetensors" and path.is_file() and read_safetensors(path)[1] is None:
+            return read_state_dict(path)  # another library's file, such as timm's
         return load_state(source)
 
     def initialise_from(self, source: str) -> None:
@@ -207,7 +210,10 @@ class SaliencyModule(L.LightningModule):
         Raises:
             WeightsError: nothing in it fits.
         """
+        from avsal.nn.state import make_room
+
         theirs = self.read_weights(source)
+        make_room(self, theirs)
         own = self.state_dict()
         fitting = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
         if not fitting:

@@ -562,7 +562,6 @@ class MSPIModule(SaliencyModule):
         options["encoder_options"] = {**motion.options_for(seen), **(options.get("encoder_options") or {})}
         module = cls(encoder=encoder, size=size, **options)
         network = module.network
-        network.motion_encoder.adapt(seen)
         unused = [pattern.replace("^", r"^visnet\.", 1) for pattern in network.motion_encoder.unused]
         unused += [r"^aud_vis_sync_block\.(vis_|aud_)?pos"]
         if network.audio_encoder is None:

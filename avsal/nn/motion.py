@@ -91,10 +91,8 @@ class MotionEncoder(nn.Module):
         Raises:
             WeightsError: entries are missing, left over or of another shape, or it is a caffe2 file.
         """
-        entries = unwrap(checkpoint)
-        self.adapt({self.rename(name) or name: value for name, value in entries.items()})
         return load_exact(
-            self, entries, rename=self.rename, unused=self.unused, derived=self.derived, what=what
+            self, unwrap(checkpoint), rename=self.rename, unused=self.unused, derived=self.derived, what=what
         )
 
     @classmethod

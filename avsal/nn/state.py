@@ -21,6 +21,19 @@ def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str = "module.") -> d
     return {name.removeprefix(prefix): value for name, value in state_dict.items()}
 
 
+def make_room(module: nn.Module, entries: Mapping[str, Tensor]) -> None:
+    """Let every part of `module` that can (it has a method `adapt`) take the shapes that `entries` have.
+
+    Args:
+        module: a network, of which some parts have shapes that depend on the clip size of their training.
+        entries: a state dict under the network's own names.
+    """
+    for name, part in module.named_modules():
+        if adapt := getattr(part, "adapt", None):
+            prefix = f"{name}." if name else ""
+            adapt({k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)})
+
+
 def load_exact(
     module: M,
     state_dict: Mapping[str, Tensor],
@@ -48,12 +61,14 @@ def load_exact(
     Raises:
         WeightsError: names every missing, unexpected and mis-shaped entry.
     """
+    entries = strip_prefix(state_dict)
+    make_room(module, {(rename(name) if rename else name) or name: value for name, value in entries.items()})
     own = dict(module.state_dict())
     unused = list(unused)
     derived = [*DERIVED, *derived]
     mapped: dict[str, Tensor] = {}
     unexpected, misshaped = [], []
-    for name, value in strip_prefix(state_dict).items():
+    for name, value in entries.items():
         target = rename(name) if rename else name
         if target is not None and target in own:
             if own[target].shape != value.shape:
@@ -74,9 +89,9 @@ def load_exact(
         arrived = {rename(line.split(" ")[0]) if rename else line.split(" ")[0] for line in misshaped}
         missing = [name for name in missing if name not in arrived]
     problems = [
-        f"{label} ({len(entries)}): " + ", ".join(entries[:20]) + (", …" if len(entries) > 20 else "")
-        for label, entries in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-        if entries
+        f"{label} ({len(names)}): " + ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+        if names
     ]
     if problems:
         raise WeightsError(

@@ -107,11 +107,12 @@ def _single(value: Tensor) -> Tensor:
 
 
 def _fill(module: SaliencyModule, loaded: Loaded, strict: bool) -> SaliencyModule:
-    from avsal.nn.state import load_exact
+    from avsal.nn.state import load_exact, make_room
 
     state = {name: _single(value) for name, value in loaded.state.items()}
     if strict:
         return load_exact(module, state, what=f"checkpoint {loaded.where}")
+    make_room(module, state)
     own = module.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:

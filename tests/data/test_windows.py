@@ -90,6 +90,9 @@ def test_scored_frames_follow_the_coverage():
 def test_windows_clamp_repeat_or_run_backwards():
     times = np.arange(20) / 25
     assert window_at(SPEC, 2, 20, times, 25).frames.tolist() == [0] * 6 + list(range(10))
+    reverse = replace(SPEC, authors_coverage="reversed", target="last")
+    assert [len(scored_frames(reverse, n, "authors")) for n in (30, 31, 32)] == [0, 31, 32]
+    assert scored_frames(reverse, 30) == range(30)
     last = window_at(replace(SPEC, authors_coverage="cyclic"), 18, 20, times, 25, "authors")
     assert last.frames.tolist() == [*range(10, 20), *range(10, 16)]
     back = window_at(replace(SPEC, target="last", authors_coverage="reversed"), 3, 20, times, 25, "authors")

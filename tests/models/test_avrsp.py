@@ -195,6 +195,24 @@ def test_ravf_can_leave_the_sums_over_tokens_unscaled() -> None:
     assert aux_a["Ret_A"].shape == aux_a["Ret_V"].shape == (1, 1, 2, 3, 2, 3, 4)
 
 
+def test_loud_sound_drowns_the_positions_unless_tokens_are_normalised() -> None:
+    torch.manual_seed(0)
+    plain, normed = RAVF(32, 64, heads=4), RAVF(32, 64, heads=4, norm_tokens=True)
+    normed.load_state_dict(plain.state_dict())
+    # Features as ReLU leaves them: far from zero, with positions that differ little.
+    visual, audio = 2 + 0.3 * noise(1, 32, 2, 3, 4), 40 * noise(1, 3, 64).relu()
+
+    @torch.no_grad()
+    def spread(fusion: RAVF, sound: Tensor) -> float:
+        """How much the fused positions differ, as a share of all variation."""
+        fused = fusion(visual, sound)[0]
+        return float(fused.flatten(2).std(-1).mean() / fused.std())
+
+    assert spread(plain, audio) < 0.5 * spread(plain, 0 * audio)
+    assert spread(normed, audio) > 0.8
+    assert spread(normed, 100 * audio) == pytest.approx(spread(normed, audio), rel=1e-3)
+
+
 def test_retention_maps_lie_where_the_positions_are() -> None:
     torch.manual_seed(0)
     fusion = RAVF(8, 5, blocks=1, heads=2)

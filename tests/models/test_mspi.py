@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
@@ -180,6 +181,19 @@ def test_other_multiples_of_32_work(encoder: str, size: tuple[int, int]) -> None
         output = network(torch.randn(1, 3, 16, *size))
     assert output.logits.shape == (1, 1, *size)
     assert float(output.logits.exp().sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_tables_of_another_clip_size_survive_saving(tmp_path: Path) -> None:
+    options = {"encoder": "mvitv2s", "size": (64, 64), "width": 0.1, "image_stream": "none", "audio": False}
+    module = MSPIModule(**options)
+    table = torch.randn(191, 96)
+    module.network.motion_encoder.blocks[0].attn.rel_pos_w.data = table.half().float()
+    folder = module.save_pretrained(tmp_path / "mspi", dtype=torch.float16)
+    again = MSPIModule.from_pretrained(folder)
+    assert torch.equal(again.network.motion_encoder.blocks[0].attn.rel_pos_w, table.half().float())
+    started = MSPIModule(**options)
+    started.initialise_from(str(folder))
+    assert torch.equal(started.network.motion_encoder.blocks[0].attn.rel_pos_w, table.half().float())
 
 
 # -- sound -------------------------------------------------------------------------------------------------
@@ -495,6 +509,10 @@ def test_encoder_weights_come_from_published_files(tmp_path: Path) -> None:
     assert torch.equal(network.image_encoder.transition32[0].weight, image["smooth_0.0.weight"])
 
     classifier = timm.create_model("convnext_tiny", pretrained=False)
+    save_file(classifier.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "mobilenetv2_100"}')  # timm's own, beside the file
+    entries = MSPIModule.read_weights(str(tmp_path / "model.safetensors"))
+    assert all(torch.equal(entries[name], value) for name, value in classifier.state_dict().items())
     torch.save(classifier.state_dict(), tmp_path / "imagenet.pth")
     network.image_encoder.load_imagenet(torch.load(tmp_path / "imagenet.pth"))
     assert torch.equal(network.image_encoder.encoder.stem_0.weight, classifier.stem[0].weight)

@@ -409,6 +409,7 @@ class AVRSP(SaliencyNetwork):
         width: multiplier of S3D's widths, for small networks.
         bn_momentum: momentum of S3D's batch norms; 0.1 suits training from random weights.
         freeze_bn: keep S3D's batch norms at their statistics.
+        freeze_encoder: leave S3D as it was loaded (ours: for small networks and few clips).
         audio_width: channels of SoundNet's first layer (16 is the published network).
         audio_samples: samples of the buffer in which the Hann-windowed sound lies.
         freeze_audio_bn: keep SoundNet's batch norms at their statistics; False for training from random
@@ -435,6 +436,7 @@ class AVRSP(SaliencyNetwork):
         width: float = 1.0,
         bn_momentum: float = 0.001,
         freeze_bn: bool = False,
+        freeze_encoder: bool = False,
         audio_width: int = 16,
         audio_samples: int = AUDIO_SAMPLES,
         freeze_audio_bn: bool = True,
@@ -460,8 +462,8 @@ class AVRSP(SaliencyNetwork):
             audio=AudioSpec(None, before=0.5, after=0.5, window="hann") if audiovisual else None,
         )
         self.audiovisual, self.pairs, self.audio_samples = audiovisual, pairs, audio_samples
-        self.freeze_bn, self.freeze_audio_bn = freeze_bn, freeze_audio_bn
-        self.encoder = S3DFeatures(width=width, bn_momentum=bn_momentum)
+        self.freeze_bn, self.freeze_audio_bn = freeze_bn or freeze_encoder, freeze_audio_bn
+        self.encoder = S3DFeatures(width=width, bn_momentum=bn_momentum).requires_grad_(not freeze_encoder)
         # As S3D gives them: index 0 is the shallowest.
         self.stages = nn.ModuleList(
             nn.Sequential(ASPP(c, channels), LIP(channels)) for c in self.encoder.channels
@@ -601,7 +603,7 @@ class AVRSPModule(SaliencyModule):
 
     Args:
         audiovisual, frames, size, fusion, synergy, gate, pairs, channels, blocks, heads, scale_tokens, norm_tokens,
-            width, bn_momentum, freeze_bn, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
+            width, bn_momentum, freeze_bn, freeze_encoder, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
         loss_weights: weights of CC and SIM (paper: 0.1 each).
         sim_norm: SIM of maps divided by their "sum", or after subtracting the minimum ("minmax").
         lr: rate of AdamW.
@@ -634,6 +636,7 @@ class AVRSPModule(SaliencyModule):
         width: float = 1.0,
         bn_momentum: float = 0.001,
         freeze_bn: bool = False,
+        freeze_encoder: bool = False,
         audio_width: int = 16,
         audio_samples: int = AUDIO_SAMPLES,
         freeze_audio_bn: bool = True,
@@ -668,6 +671,7 @@ class AVRSPModule(SaliencyModule):
             width=width,
             bn_momentum=bn_momentum,
             freeze_bn=freeze_bn,
+            freeze_encoder=freeze_encoder,
             audio_width=audio_width,
             audio_samples=audio_samples,
             freeze_audio_bn=freeze_audio_bn,

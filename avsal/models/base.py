@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
+from avsal.nn.state import entries_of, make_room
 from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
@@ -210,8 +211,6 @@ class SaliencyModule(L.LightningModule):
         Raises:
             WeightsError: nothing in it fits.
         """
-        from avsal.nn.state import make_room
-
         theirs = self.read_weights(source)
         make_room(self, theirs)
         own = self.state_dict()
@@ -237,7 +236,7 @@ class SaliencyModule(L.LightningModule):
 
         Args:
             part: a backbone with a method `load_published(state_dict)`.
-            source: a registry name such as "s3d-kinetics", or a file.
+            source: a registry name such as "s3d-kinetics", a file, or a whole checkpoint of ours that has this part.
 
         Raises:
             WeightsError: the weights cannot be had, or do not fit.
@@ -252,7 +251,7 @@ class SaliencyModule(L.LightningModule):
                 raise
             rank_zero_warn(f"{type(part).__name__} starts from random weights: {error}")
             return
-        part.load_published(state)  # type: ignore[operator]
+        part.load_published(entries_of(part, state))  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its parts."""

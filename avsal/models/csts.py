@@ -158,6 +158,7 @@ class CSTS(SaliencyNetwork):
         pool_eps: epsilon of the q, k, v norms (see `avsal.nn.mvit.published_encoder`).
         init_std: standard deviation of fresh linear layers and positions. The released 0.02 is made for widths of
             some hundreds; a narrow network needs about one over the root of its width.
+        freeze_encoders: leave both encoders as they were loaded (ours: for small networks and few clips).
 
     Raises:
         ConfigError: sizes that do not divide, or a contrastive loss that the fusion cannot have.
@@ -187,6 +188,7 @@ class CSTS(SaliencyNetwork):
         hop: int = 120,
         pool_eps: float = 1e-5,
         init_std: float = 0.02,
+        freeze_encoders: bool = False,
     ) -> None:
         super().__init__()
         choice("task", task, ("anticipation", "estimation"))
@@ -264,6 +266,9 @@ class CSTS(SaliencyNetwork):
         self.apply(partial(init_weights, std=init_std))
         for position in positions:
             nn.init.trunc_normal_(position, std=init_std)
+        if freeze_encoders:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(not name.startswith(("patch_embed", "pos_embed", "blocks")))
 
     @staticmethod
     def _decoder(dim: int, dim_out: int, heads: int, kv: int, pool_eps: float) -> MultiscaleBlock:
@@ -304,8 +309,8 @@ class CSTS(SaliencyNetwork):
 
     # -- network -------------------------------------------------------------------------------------
 
-    def _encode_video(self, video: Tensor) -> tuple[Tensor, Grid, list[Tensor], Grid]:
-        """Return the last tokens, their grid, the skips from coarse to fine, and the stem's grid."""
+    def encode_video(self, video: Tensor) -> tuple[Tensor, Grid, list[Tensor], Grid]:
+        """Return the last tokens of (B, 3, T, H, W), their grid, the skips from coarse to fine, and the stem's grid."""
         tokens, grid = self.patch_embed(video)
         tokens = with_positions(tokens, grid, self.pos_embed_spatial, self.pos_embed_temporal, self.stem_grid)
         stem_grid, skips = grid, [tokens]
@@ -315,7 +320,8 @@ class CSTS(SaliencyNetwork):
                 skips.append(tokens)
         return tokens, grid, skips[::-1], stem_grid
 
-    def _encode_audio(self, audio: Tensor) -> tuple[Tensor, Grid]:
+    def encode_audio(self, audio: Tensor) -> tuple[Tensor, Grid]:
+        """Return the last tokens of the spectrograms (B, 1, T, bins, columns), and their grid."""
         tokens, grid = self.patch_embed_audio(audio)
         tokens = with_positions(
             tokens, grid, self.pos_embed_spatial_audio, self.pos_embed_temporal_audio, self.audio_stem_grid
@@ -424,7 +430,7 @@ class CSTS(SaliencyNetwork):
         check_multiple("frames of the clip", video.shape[2], 2)
         check_multiple("height of the clip", video.shape[3], REDUCTION)
         check_multiple("width of the clip", video.shape[4], REDUCTION)
-        tokens, grid, skips, stem_grid = self._encode_video(video)
+        tokens, grid, skips, stem_grid = self.encode_video(video)
         aux: dict[str, Tensor] = {}
         if self.hears:
             if audio_input is None:
@@ -435,7 +441,7 @@ class CSTS(SaliencyNetwork):
                 raise ConfigError(
                     f"{audio_input.shape[2]} spectrograms for {video.shape[2]} frames; give one per frame."
                 )
-            audio, audio_grid = self._encode_audio(audio_input)
+            audio, audio_grid = self.encode_audio(audio_input)
             tokens, pairs = self._fuse(tokens, grid, audio, audio_grid, aux)
             if self.contrast != "none":
                 seen, heard = pairs[self.contrast]
@@ -497,7 +503,7 @@ class CSTSModule(SaliencyModule):
 
     Args:
         task, timing, fusion, contrast, size, frames, embed_dim, heads, depths, audio_depths, drop_path, contrast_dim,
-            spectrogram, sample_rate, window, hop, init_std: see `CSTS`.
+            spectrogram, sample_rate, window, hop, init_std, freeze_encoders: see `CSTS`.
         contrast: None is "post" for `fusion="sts"` (CSTS itself) and "none" for any other fusion.
         alpha: weight of the contrastive loss; None is 0.05 for anticipation and 0.01 for estimation (released
             configurations).
@@ -538,6 +544,7 @@ class CSTSModule(SaliencyModule):
         window: int = 240,
         hop: int = 120,
         init_std: float = 0.02,
+        freeze_encoders: bool = False,
         alpha: float | None = None,
         loss_frames: Literal["all", "tracked", "fixations"] = "all",
         metric_thresholds: str | Sequence[float] | None = None,
@@ -575,6 +582,7 @@ class CSTSModule(SaliencyModule):
             window=window,
             hop=hop,
             init_std=init_std,
+            freeze_encoders=freeze_encoders,
         )
 
     def forward(self, batch: Batch) -> SaliencyOutput:

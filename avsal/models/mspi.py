@@ -34,7 +34,7 @@ from avsal.nn.densedecoder import STEPS, LateralBlock, Readout, SpatialAttention
 from avsal.nn.imagesaliency import ImageSaliencyDecoder, ImageSaliencyEncoder, rename_image_encoder
 from avsal.nn.motion import CAFFE2, build_motion_encoder, motion_class, unwrap
 from avsal.nn.s3d import torchvision_name
-from avsal.nn.state import load_exact
+from avsal.nn.state import entries_of, load_exact
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
 #: RGB mean and standard deviation of ImageNet on the 0..255 scale.
@@ -114,6 +114,7 @@ class MSPI(SaliencyNetwork):
         bn_momentum: float = 1e-3,
         freeze_audio: bool = True,
         freeze_image: bool = True,
+        freeze_motion: bool = False,
     ) -> None:
         super().__init__()
         choice("image_stream", image_stream, ("features", "maps", "none"))
@@ -180,7 +181,7 @@ class MSPI(SaliencyNetwork):
         )
         self.readout = Readout(channels, scaled(64), scaled(32))
 
-        self.frozen: list[nn.Module] = []
+        self.frozen: list[nn.Module] = [self.motion_encoder] if freeze_motion else []
         if freeze_audio and self.audio_encoder is not None:
             self.frozen.append(self.audio_encoder)
         if freeze_image and self.image_encoder is not None:
@@ -456,6 +457,7 @@ class MSPIModule(SaliencyModule):
             attention; 0.001 suits fine-tuning, about 0.1 short training from random weights.
         freeze_audio: keep the audio encoder as it was loaded.
         freeze_image: keep the image-saliency encoder as it was loaded.
+        freeze_motion: keep the motion encoder as it was loaded (ours: for small networks and few clips).
         av_weight: lambda of Equation 11 (Table 4); 0 trains with the saliency loss alone.
         lr: initial learning rate.
         milestones: epochs at which the learning rate falls to a tenth.
@@ -498,6 +500,7 @@ class MSPIModule(SaliencyModule):
         bn_momentum: float = 1e-3,
         freeze_audio: bool = True,
         freeze_image: bool = True,
+        freeze_motion: bool = False,
         av_weight: float = 1.0,
         lr: float = 1e-4,
         milestones: Sequence[int] = (60,),
@@ -527,6 +530,7 @@ class MSPIModule(SaliencyModule):
             bn_momentum=bn_momentum,
             freeze_audio=freeze_audio,
             freeze_image=freeze_image,
+            freeze_motion=freeze_motion,
         )
         if av_weight == 0 and self.network.compute_av_loss:
             # Without their loss the heads never see a gradient, which distributed training does not forgive.
@@ -605,7 +609,7 @@ class MSPIModule(SaliencyModule):
             if argument == "imagenet_weights":
                 part.load_imagenet(content, what=str(source))
                 continue
-            part.load_published(content, what=str(source))
+            part.load_published(entries_of(part, content), what=str(source))
             if argument == "image_weights" and network.image_stream == "maps":
                 prefix = "network.decoder."
                 decoder = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
@@ -617,6 +621,7 @@ class MSPIModule(SaliencyModule):
         missing = [
             argument
             for argument, part, given in (
+                ("motion_weights", self.network.motion_encoder, ("motion_weights",)),
                 ("audio_weights", self.network.audio_encoder, ("audio_weights",)),
                 ("image_weights", self.network.image_encoder, ("image_weights", "imagenet_weights")),
             )
@@ -635,7 +640,7 @@ class MSPIModule(SaliencyModule):
         if missing:
             warnings.warn(
                 f"MSPI trains with frozen encoders of random weights: give {' and '.join(missing)}, or init_from, "
-                "or train them too (freeze_audio / freeze_image: false).",
+                "or train them too (freeze_motion / freeze_audio / freeze_image: false).",
                 stacklevel=2,
             )
 

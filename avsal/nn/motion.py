@@ -91,9 +91,17 @@ class MotionEncoder(nn.Module):
         Raises:
             WeightsError: entries are missing, left over or of another shape, or it is a caffe2 file.
         """
-        return load_exact(
-            self, unwrap(checkpoint), rename=self.rename, unused=self.unused, derived=self.derived, what=what
-        )
+        entries = unwrap(checkpoint)
+        try:
+            return load_exact(
+                self, entries, rename=self.rename, unused=self.unused, derived=self.derived, what=what
+            )
+        except WeightsError as error:
+            mapped = {self.rename(name) or name: value for name, value in entries.items()}
+            if options := self.options_for(mapped):
+                # Widths of another size, or a variant that another library's file has.
+                raise WeightsError(f"{error} What these entries fit: encoder_options={options}.") from error
+            raise
 
     @classmethod
     def from_published(cls, checkpoint: Mapping[str, Any], **options: Any) -> Self:

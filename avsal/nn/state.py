@@ -34,6 +34,19 @@ def make_room(module: nn.Module, entries: Mapping[str, Tensor]) -> None:
             adapt({k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)})
 
 
+def entries_of(part: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of `part` in the state dict of a whole network, under the part's own names.
+
+    A state dict that holds no such part comes back as it is: it may be the part's, under another project's names.
+    """
+    own = list(part.state_dict())
+    for name in state_dict:
+        prefix = name.removesuffix(own[0])
+        if name.endswith(f".{own[0]}") and all(prefix + key in state_dict for key in own):
+            return {key: state_dict[prefix + key] for key in own}
+    return dict(state_dict)
+
+
 def load_exact(
     module: M,
     state_dict: Mapping[str, Tensor],

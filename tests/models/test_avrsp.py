@@ -195,6 +195,19 @@ def test_ravf_can_leave_the_sums_over_tokens_unscaled() -> None:
     assert aux_a["Ret_A"].shape == aux_a["Ret_V"].shape == (1, 1, 2, 3, 2, 3, 4)
 
 
+def test_backbones_come_out_of_other_networks_checkpoints() -> None:
+    """The small network starts from the S3D and the SoundNet that other shipped networks have learnt."""
+    module = avsal.AVRSPModule(frames=16, size=(64, 96), width=0.1875, channels=32, audio_width=8)
+    module.load_backbone(module.network.encoder, "caspnet-tiny-synthav")
+    module.load_backbone(module.network.soundnet, "stavis-tiny-synthav")
+    seen = avsal.from_pretrained("caspnet-tiny-synthav").network.encoder.state_dict()
+    heard = avsal.from_pretrained("stavis-tiny-synthav").network.soundnet.state_dict()
+    assert all(torch.equal(v, seen[k]) for k, v in module.network.encoder.state_dict().items())
+    assert all(torch.equal(v, heard[k]) for k, v in module.network.soundnet.state_dict().items())
+    with pytest.raises(WeightsError, match="does not fit SoundNet"):
+        module.load_backbone(module.network.soundnet, "caspnet-tiny-synthav")
+
+
 def test_loud_sound_drowns_the_positions_unless_tokens_are_normalised() -> None:
     torch.manual_seed(0)
     plain, normed = RAVF(32, 64, heads=4), RAVF(32, 64, heads=4, norm_tokens=True)
@@ -475,6 +488,19 @@ def test_soundnet_trains_with_fixed_statistics_unless_told_otherwise() -> None:
         norms = [m for part in (network.soundnet, network.encoder) for m in part.modules()]
         training = {m.training for m in norms if isinstance(m, nn.BatchNorm1d | nn.BatchNorm3d)}
         assert training == {not frozen}
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics() -> None:
+    module = AVRSPModule(**TINY, freeze_encoder=True).train()
+    network = module.network
+    assert not any(p.requires_grad for p in network.encoder.parameters())
+    assert not any(part.training for part in network.encoder.modules())
+    assert all(p.requires_grad for p in network.stages.parameters())
+    assert network.freeze_bn
+    before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
+    network.core(CLIP, SOUND).logits.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
+    assert all(p.grad is None for p in network.encoder.parameters())
 
 
 def test_the_visual_stage_fits_into_the_audiovisual_one_and_backbones_load(

@@ -396,19 +396,21 @@ def test_a_small_network_learns_one_batch() -> None:
     assert losses[-1] < losses[0] - 1.0
 
 
-def test_frozen_encoders_stay_as_they_are_while_training() -> None:
-    module = tiny().train()
+@pytest.mark.parametrize("freeze_motion", [False, True])
+def test_frozen_encoders_stay_as_they_are_while_training(freeze_motion: bool) -> None:
+    module = tiny(freeze_motion=freeze_motion).train()
     network = module.network
+    frozen = ["network.image_encoder.", "network.audio_encoder."] + ["network.motion_encoder."] * freeze_motion
     assert not network.image_encoder.training
     assert not network.audio_encoder.training
-    assert network.motion_encoder.training
+    assert network.motion_encoder.training is not freeze_motion
     before = {name: value.clone() for name, value in module.state_dict().items()}
     data = batch()
     module.loss_terms(module(data), data)["loss"].backward()
     optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
     optimizer.step()
     for name, value in module.state_dict().items():
-        if name.startswith(("network.image_encoder.", "network.audio_encoder.")):
+        if name.startswith(tuple(frozen)):
             assert torch.equal(value, before[name]), name
     unmoved = [n for n, p in module.named_parameters() if p.requires_grad and torch.equal(p, before[n])]
     assert all(parameter.grad is not None for parameter in module.parameters() if parameter.requires_grad)

@@ -164,6 +164,17 @@ def test_mvit_takes_relative_position_tables_of_another_size() -> None:
     assert again.blocks[0].attn.rel_pos_w.shape == (191, 96)
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [("x3dl", {"shortcut_norm": False}), ("slowfast4x16", {"lateral_kernel": 7})]
+)
+def test_pytorchvideos_file_says_which_option_it_fits(name: str, option: dict[str, object]) -> None:
+    published = motion_class(name)(**option)
+    with pytest.raises(WeightsError) as caught:
+        motion_class(name)().load_published(published.state_dict())
+    assert f"encoder_options={option}" in str(caught.value)
+    motion_class(name)(**option).load_published(published.state_dict())
+
+
 def test_torchvisions_s3d_loads() -> None:
     from torchvision.models.video import s3d
 

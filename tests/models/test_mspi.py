@@ -400,7 +400,9 @@ def test_a_small_network_learns_one_batch() -> None:
 def test_frozen_encoders_stay_as_they_are_while_training(freeze_motion: bool) -> None:
     module = tiny(freeze_motion=freeze_motion).train()
     network = module.network
-    frozen = ["network.image_encoder.", "network.audio_encoder."] + ["network.motion_encoder."] * freeze_motion
+    frozen = ["network.image_encoder.", "network.audio_encoder."] + [
+        "network.motion_encoder."
+    ] * freeze_motion
     assert not network.image_encoder.training
     assert not network.audio_encoder.training
     assert network.motion_encoder.training is not freeze_motion
@@ -512,7 +514,9 @@ def test_encoder_weights_come_from_published_files(tmp_path: Path) -> None:
 
     classifier = timm.create_model("convnext_tiny", pretrained=False)
     save_file(classifier.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"architecture": "mobilenetv2_100"}')  # timm's own, beside the file
+    (tmp_path / "config.json").write_text(
+        '{"architecture": "mobilenetv2_100"}'
+    )  # timm's own, beside the file
     entries = MSPIModule.read_weights(str(tmp_path / "model.safetensors"))
     assert all(torch.equal(entries[name], value) for name, value in classifier.state_dict().items())
     torch.save(classifier.state_dict(), tmp_path / "imagenet.pth")

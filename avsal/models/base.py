@@ -198,8 +198,10 @@ class SaliencyModule(L.LightningModule):
         path = Path(source).expanduser()
         if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
             return read_state_dict(path)
-        if path.suffix == ".safetensors" and path.is_file() and read_safetensors(path)[1] is None:
-            return read_state_dict(path)  # another library's file, such as timm's
+        if path.suffix == ".safetensors" and path.is_file():
+            state, config = read_safetensors(path)
+            if config is None:
+                return state  # another library's file, such as timm's
         return load_state(source)
 
     def initialise_from(self, source: str) -> None:

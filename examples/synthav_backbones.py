@@ -2,7 +2,8 @@
 
     python examples/synthav_backbones.py s3d --out s3d-synthav.safetensors
     python examples/synthav_backbones.py sound --out sound-synthav.safetensors
-    python examples/synthav_backbones.py csts --start estimation.ckpt --out csts-encoders
+    python examples/synthav_backbones.py soundnet --epochs 60 --out soundnet-synthav.safetensors
+    python examples/synthav_backbones.py csts --out csts-encoders
 
 The papers start from an S3D that names the actions of Kinetics, MSPI from a ResNet-18 that names the sounds of
 VGGSound, CSTS from an MViT that names actions. This does the same in small:
@@ -11,6 +12,8 @@ VGGSound, CSTS from an MViT that names actions. This does the same in small:
   Without it the deepest stage, where sound comes in, hardly knows one class from another.
 - `sound` learns which class sounds at a clip's last frame, or none (MSPI's `audio_weights`); off-screen sounds are
   left out.
+- `soundnet` learns the same from the waveform, at the clip's middle, where AVRSP's window of the sound has its weight
+  (AVRSP's `audio_backbone`).
 - `csts` does both with CSTS's two encoders on the head-mounted camera's clips (`init_from`).
 
 The answers are those of `synthav.json` for the training split; the printed share is of the validation split.
@@ -29,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsal import CSTSModule
+from avsal import AVRSPModule, CSTSModule
 from avsal.data import SynthAVDataModule
 from avsal.data.synthetic import SHAPES
 from avsal.models.mspi import MSPI
@@ -123,6 +126,32 @@ class Sound(Task):
         save(self.encoder, path)
 
 
+class WaveformSound(Task):
+    """SoundNet's tokens name the class that sounds."""
+
+    conditions = ("congruent", "silent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        recipe = yaml.safe_load((Path(__file__).parent / "avrsp-tiny.yaml").read_text(encoding="utf-8"))
+        arguments = recipe["model"]["init_args"] | {"freeze_audio_bn": False}
+        self.network = AVRSPModule(**arguments).network
+        self.spec = self.network.spec
+        self.encoder = self.network.soundnet
+        self.head = nn.Linear(self.encoder.channels, len(SHAPES) + 1)
+
+    def terms(self, batch: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """See `Task.terms`."""
+        sound = self.network.frontend(batch["audio"], batch["audio_length"], batch["has_audio"])
+        assert sound is not None
+        middle = (batch["frame"][:, 0] - self.spec.frames // 2).clamp_min(0)
+        return heard_terms(self.head(self.encoder(sound).mean(2)), clips, middle.tolist())
+
+    def save(self, path: Path) -> None:
+        """See `Task.save`."""
+        save(self.encoder, path)
+
+
 class CSTSEncoders(Task):
     """CSTS's video tokens name the classes in the world, its last audio tokens the class that sounds now."""
 
@@ -174,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("backbone", choices=("s3d", "sound", "csts"))
+    parser.add_argument("backbone", choices=("s3d", "sound", "soundnet", "csts"))
     parser.add_argument("--clips", type=int, help="of the set; 480, for csts 360")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--start", help="for csts: a checkpoint to start from")
@@ -183,7 +212,12 @@ def main() -> None:
 
     torch.manual_seed(0)
     ego = options.backbone == "csts"
-    task: Task = {"s3d": S3D, "sound": Sound, "csts": lambda: CSTSEncoders(options.start)}[options.backbone]()
+    task: Task = {
+        "s3d": S3D,
+        "sound": Sound,
+        "soundnet": WaveformSound,
+        "csts": lambda: CSTSEncoders(options.start),
+    }[options.backbone]()
     data = SynthAVDataModule(
         clips=options.clips or (360 if ego else 480),
         ego=ego,

@@ -141,6 +141,19 @@ class SynthAVDataModule(LayoutDataModule):
                 difficulty=s.difficulty, ego=s.ego,
             )  # fmt: skip
 
+    def _packed(self, split: Split) -> list[VideoItem]:
+        """Return the chosen conditions' clips of a pack, if `root` is one."""
+        packed = super()._packed(split)
+        chosen = self.test_conditions if split == "test" else self.conditions
+        found = [item for item in packed if item.name.startswith(tuple(f"SynthAV_{c}/" for c in chosen))]
+        if packed and not found:
+            sets = sorted({item.name.split("/")[0] for item in packed})
+            raise DataError(
+                f"{self.root} holds {', '.join(sets)} in its {split} split, none of the conditions {', '.join(chosen)}; "
+                "choose others with conditions=, or pack the set again."
+            )
+        return found
+
     def items(self, split: Split) -> list[VideoItem]:
         """Return the clips of the chosen conditions."""
         self.prepare_data()

@@ -92,8 +92,9 @@ class RAVFBlock(nn.Module):
         audio_channels: width of the audio tokens.
         heads: attention heads h.
         scale_tokens: divide each sum over tokens by their number (ours; the paper does not).
-        norm_tokens: bring every token to mean 0 and variance 1 before the projections (ours; without it, sound whose
-            features are large drowns what the visual tokens differ in, see docs/models/avrsp.md).
+        norm_tokens: bring every audio token to mean 0 and variance 1, and queries and keys to length 1 times the
+            root of their width (ours; without it the scores grow until sound drowns what the visual tokens differ
+            in, see docs/models/avrsp.md).
     """
 
     def __init__(
@@ -127,9 +128,13 @@ class RAVFBlock(nn.Module):
             V (B, N, C); Ret_A (B, h, N, T_a), how each visual token relates to each moment of sound; Ret_V
             (B, h, T_a, N), the other way.
         """
-        vq, vk, vv = self._split(self.visual(self._norm(visual)))
-        aq, ak, av = self._split(self.audio(self._norm(audio)))
+        if self.norm_tokens:
+            audio = F.layer_norm(audio, audio.shape[-1:])
+        vq, vk, vv = self._split(self.visual(visual))
+        aq, ak, av = self._split(self.audio(audio))
         scale = 1.0 / math.sqrt(vq.shape[-1])
+        if self.norm_tokens:
+            vq, vk, aq, ak = (F.normalize(x, dim=-1) / scale for x in (vq, vk, aq, ak))
         ret_a = vq @ ak.transpose(-1, -2) * scale
         ret_v = aq @ vk.transpose(-1, -2) * scale
         divide = (ak.shape[2], vk.shape[2]) if self.scale_tokens else (1, 1)
@@ -144,9 +149,6 @@ class RAVFBlock(nn.Module):
         visual = self.norm2(visual + self.feed(visual))
         return visual, ret_a, ret_v
 
-    def _norm(self, tokens: Tensor) -> Tensor:
-        return F.layer_norm(tokens, tokens.shape[-1:]) if self.norm_tokens else tokens
-
     def _split(self, tokens: Tensor) -> list[Tensor]:
         """Return query, key and value (B, h, tokens, C / h) from (B, tokens, 3 C)."""
         parts = tokens.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -154,7 +156,10 @@ class RAVFBlock(nn.Module):
 
 
 class RAVF(nn.Module):
-    """N blocks of relevance-guided fusion; the sound stays as it is, vision is passed on."""
+    """N blocks of relevance-guided fusion; the sound stays as it is, vision is passed on.
+
+    With `norm_tokens` a batch norm takes out first what all visual tokens have in common (see `RAVFBlock` for the rest).
+    """
 
     def __init__(
         self,
@@ -166,6 +171,7 @@ class RAVF(nn.Module):
         norm_tokens: bool = False,
     ) -> None:
         super().__init__()
+        self.norm = nn.BatchNorm1d(channels) if norm_tokens else nn.Identity()
         self.blocks = nn.ModuleList(
             RAVFBlock(channels, audio_channels, heads, scale_tokens, norm_tokens) for _ in range(blocks)
         )
@@ -180,7 +186,7 @@ class RAVF(nn.Module):
         Returns:
             The fused feature; `Ret_A` (B, blocks, heads, T_a, T, h, w) and `Ret_V` of the same shape.
         """
-        tokens = visual.flatten(2).transpose(1, 2)
+        tokens = self.norm(visual.flatten(2)).transpose(1, 2)
         ret_a, ret_v = [], []
         for block in self.blocks:
             tokens, a, v = block(tokens, audio)
@@ -405,7 +411,7 @@ class AVRSP(SaliencyNetwork):
         channels: width C of all stages, a multiple of `heads`.
         blocks, heads: RAVF's blocks and heads.
         scale_tokens: divide RAVF's sums over tokens by their number.
-        norm_tokens: normalise the tokens that RAVF projects.
+        norm_tokens: normalise what RAVF compares (see `RAVFBlock`).
         width: multiplier of S3D's widths, for small networks.
         bn_momentum: momentum of S3D's batch norms; 0.1 suits training from random weights.
         freeze_bn: keep S3D's batch norms at their statistics.

@@ -71,6 +71,22 @@ def test_points_are_packed_with_their_observers(tmp_path):
     assert set(a["observer"].unique().tolist()) >= {0, 1, 2}
 
 
+def test_conditions_are_chosen_from_a_pack(tmp_path):
+    made = generate(tmp_path / "set", clips=24, seconds=1.0, observers=2)
+    options = {"spec": SPEC, "num_workers": 0}
+    pack(SynthAVDataModule(made, **options), tmp_path / "set.h5", SPEC)
+    for chosen in (["congruent"], ["silent", "offscreen"]):
+        packed = SynthAVDataModule(tmp_path / "set.h5", conditions=chosen, test_conditions=["silent"], **options)
+        folder = SynthAVDataModule(made, conditions=chosen, test_conditions=["silent"], **options)
+        for split in ("train", "val", "test"):
+            names = {item.name for item in packed.split_items(split)}
+            assert names == {item.name for item in folder.split_items(split)}
+    pack(SynthAVDataModule(made, conditions=["silent"], **options), tmp_path / "silent.h5", SPEC)
+    lacking = SynthAVDataModule(tmp_path / "silent.h5", conditions=["congruent"], **options)
+    with pytest.raises(DataError, match="holds SynthAV_silent in its train split, none of .* congruent"):
+        lacking.split_items("train")
+
+
 def test_images_keep_their_negatives(tmp_path):
     from tests.data.test_readers import (
         test_salicon_keeps_observers_and_takes_negatives_from_other_images as make,

@@ -330,6 +330,20 @@ def test_the_runner_equals_the_plain_sliding_window(options: dict) -> None:
             assert "loss_av" not in reused.aux
 
 
+def test_what_the_runner_differs_by_is_rounding() -> None:
+    """In float32 the paper's widths leave some 1e-5 of the log-map's range; in float64 nothing is left."""
+    network = lively(tiny()).network.double()
+    video = torch.randn(3, 19, 64, 96, dtype=torch.float64)
+    runner, sounds = network.window_runner(), torch.randn(19, 1, 257, 111, dtype=torch.float64)
+    with torch.inference_mode():
+        for target in (17, 18):
+            clips, ids = windows(video, [target])
+            reused, plain = runner(clips, ids, sounds[[target]]), network.core(clips, sounds[[target]])
+            spread = plain.logits.amax() - plain.logits.amin()
+            assert spread > 1e-2
+            assert (reused.logits - plain.logits).abs().max() <= 1e-12 * max(1.0, float(spread))
+
+
 def test_reversed_windows_reuse_the_same_frames() -> None:
     network, video = lively(tiny()).network, torch.randn(3, 40, 64, 96)
     runner = network.window_runner()

@@ -120,13 +120,18 @@ def test_torchvisions_video_swin_runs_as_in_its_library_with_the_patch_norm() ->
         build_motion_encoder("videoswins").load_published(library.state_dict())
 
 
-def test_torchvisions_mvit_gives_the_same_maps_when_its_class_token_is_ignored() -> None:
+@pytest.mark.parametrize("size", [(224, 224), (64, 160)])
+def test_torchvisions_mvit_gives_the_same_maps_when_its_class_token_is_ignored(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In torchvision's own pass, with the token's key masked out and its query dropped."""
     from torchvision.models.video import mvit
 
+    network = mvit.MViT
+    monkeypatch.setattr(mvit, "MViT", lambda **options: network(**{**options, "spatial_size": size}))
     library = randomised(mvit.mvit_v2_s())
     ours = motion_class("mvitv2s").from_published(library.state_dict())
-    clip = torch.randn(1, 3, 16, 224, 224)
+    clip = torch.randn(1, 3, 16, *size)
     seen = []
 
     original = mvit._add_rel_pos

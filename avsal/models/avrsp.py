@@ -92,9 +92,9 @@ class RAVFBlock(nn.Module):
         audio_channels: width of the audio tokens.
         heads: attention heads h.
         scale_tokens: divide each sum over tokens by their number (ours; the paper does not).
-        norm_tokens: bring every audio token to mean 0 and variance 1, and queries and keys to length 1 times the
-            root of their width (ours; without it the scores grow until sound drowns what the visual tokens differ
-            in, see docs/models/avrsp.md).
+        norm_tokens: bring every audio token to mean 0 and variance 1, and queries, keys and values to the length of
+            the root of their width (ours; without it sound soon drowns what the visual tokens differ in, see
+            docs/models/avrsp.md).
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class RAVFBlock(nn.Module):
         aq, ak, av = self._split(self.audio(audio))
         scale = 1.0 / math.sqrt(vq.shape[-1])
         if self.norm_tokens:
-            vq, vk, aq, ak = (F.normalize(x, dim=-1) / scale for x in (vq, vk, aq, ak))
+            vq, vk, vv, aq, ak, av = (F.normalize(x, dim=-1) / scale for x in (vq, vk, vv, aq, ak, av))
         ret_a = vq @ ak.transpose(-1, -2) * scale
         ret_v = aq @ vk.transpose(-1, -2) * scale
         divide = (ak.shape[2], vk.shape[2]) if self.scale_tokens else (1, 1)
@@ -420,6 +420,7 @@ class AVRSP(SaliencyNetwork):
         audio_samples: samples of the buffer in which the Hann-windowed sound lies.
         freeze_audio_bn: keep SoundNet's batch norms at their statistics; False for training from random
             weights.
+        coarse: give F_av^0 a map of its own, for the module's `coarse_weight`.
     """
 
     encoder: S3DFeatures
@@ -446,6 +447,7 @@ class AVRSP(SaliencyNetwork):
         audio_width: int = 16,
         audio_samples: int = AUDIO_SAMPLES,
         freeze_audio_bn: bool = True,
+        coarse: bool = False,
     ) -> None:
         super().__init__()
         choice("fusion", fusion, get_args(Fusion))
@@ -484,6 +486,7 @@ class AVRSP(SaliencyNetwork):
             {str(level): RegulatorGate(channels) for level in levels if gate and level > 0}
         )
         self.decoder = Decoder(channels, frames // 2)
+        self.coarse = nn.Conv3d(channels, 1, 1) if coarse else None
         if not audiovisual:
             return
         self.soundnet = SoundNet(audio_width)
@@ -534,7 +537,8 @@ class AVRSP(SaliencyNetwork):
 
         Returns:
             The maps; with RAVF `aux["Ret_A"]` and `aux["Ret_V"]` (B, blocks, heads, T_a, T, h, w), the unbounded
-            retention scores of every visual position for every moment of sound.
+            retention scores of every visual position for every moment of sound; `aux["coarse"]` (B, 1, h, w), the
+            logits of F_av^0's own map, of a network that has one.
         """
         self.check_clip(video)
         maps = self.encoder(pad_to_stride(video))
@@ -555,6 +559,8 @@ class AVRSP(SaliencyNetwork):
                 audio_input = x[0].new_zeros(len(x[0]), self.audio_samples)
             tokens = self.soundnet(audio_input).transpose(1, 2)
             fused, aux = self.fusion(x[0], tokens)
+        if self.coarse is not None:
+            aux["coarse"] = self.coarse(fused).mean(2)
         hats = []
         for level, stage in enumerate(x):
             if str(level) in self.synergy:
@@ -610,6 +616,8 @@ class AVRSPModule(SaliencyModule):
     Args:
         audiovisual, frames, size, fusion, synergy, gate, pairs, channels, blocks, heads, scale_tokens, norm_tokens,
             width, bn_momentum, freeze_bn, freeze_encoder, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
+        coarse_weight: weight of a second KL (ours), of the map that one convolution reads from F_av^0 and the densities'
+            means over its cells: small networks learn to listen by it. 0 leaves both out.
         loss_weights: weights of CC and SIM (paper: 0.1 each).
         sim_norm: SIM of maps divided by their "sum", or after subtracting the minimum ("minmax").
         lr: rate of AdamW.
@@ -646,6 +654,7 @@ class AVRSPModule(SaliencyModule):
         audio_width: int = 16,
         audio_samples: int = AUDIO_SAMPLES,
         freeze_audio_bn: bool = True,
+        coarse_weight: float = 0.0,
         loss_weights: tuple[float, float] = (0.1, 0.1),
         sim_norm: Literal["sum", "minmax"] = "sum",
         lr: float = 1e-4,
@@ -681,6 +690,7 @@ class AVRSPModule(SaliencyModule):
             audio_width=audio_width,
             audio_samples=audio_samples,
             freeze_audio_bn=freeze_audio_bn,
+            coarse=coarse_weight > 0,
         )
 
     def setup(self, stage: str) -> None:
@@ -705,6 +715,12 @@ class AVRSPModule(SaliencyModule):
         }
         w_cc, w_sim = self.hparams["loss_weights"]
         terms["loss"] = terms["kl"] - w_cc * terms["cc"] - w_sim * terms["sim"]
+        if "coarse" in output.aux:
+            coarse = output.aux["coarse"]
+            cells = F.adaptive_avg_pool2d(density, coarse.shape[-2:])
+            own = coarse.flatten(1).softmax(1).view_as(coarse)
+            terms["coarse"] = weighted_mean(kl_divergence(own, cells, eps=eps), weights)
+            terms["loss"] = terms["loss"] + self.hparams["coarse_weight"] * terms["coarse"]
         return terms
 
     def configure_optimizers(self) -> Any:

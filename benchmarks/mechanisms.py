@@ -35,7 +35,7 @@ from avsal.report.statistics import interval, resamples
 from avsal.report.synthav import TEST_SEED
 from avsal.types import SaliencyOutput
 
-CASPNET = "caspnet-tiny-synthav"
+CASPNET, AVRSP = "caspnet-tiny-synthav", "avrsp-tiny-synthav"
 #: What a clip hears, and how tables call it.
 SOUNDS = {"own": "right sound", "swapped": "another clip's"}
 #: Levels of the predictive coding, from the picture up.
@@ -206,9 +206,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pictures", type=Path)
-    parser.add_argument(
-        "--avrsp", help="file of an AVRSP checkpoint, to measure its retention too; none is shipped"
-    )
+    parser.add_argument("--avrsp", default=AVRSP, help="name or file of the AVRSP checkpoint")
     parser.add_argument("--caspnet", default=CASPNET, help="name or file of the CASP-Net checkpoint")
     args = parser.parse_args()
     casp = from_pretrained(args.caspnet).eval()
@@ -220,18 +218,16 @@ def main() -> None:
         "test clips of SynthAV; means over clips [95 % interval of a bootstrap over clips].", "",
         f"## CASP-Net: prediction error over the iterations ({args.caspnet})", "", *coding_table(coded, iterations), "",
     ]  # fmt: skip
-    avrsp = from_pretrained(args.avrsp).eval() if args.avrsp else None
-    if avrsp is not None:
-        kept = per_clip(avrsp, retention, args.clips, args.stride)
-        lines += [f"## AVRSP: retention ({args.avrsp})", "", *retention_table(kept), ""]
+    avrsp = from_pretrained(args.avrsp).eval()
+    kept = per_clip(avrsp, retention, args.clips, args.stride)
+    lines += [f"## AVRSP: retention ({args.avrsp})", "", *retention_table(kept), ""]
     print("\n".join(lines))
     if args.out is not None:
         args.out.write_text("\n".join(lines), encoding="utf-8")
     if args.pictures is not None:
-        if avrsp is not None:
-            maps = {"map": saliency, "Ret_A": lambda output: output.aux["Ret_A"][:, 0].mean((1, 2, 3))}
-            title = "AVRSP: retention of the first block, mean of heads and moments"
-            picture(avrsp, maps, args.clips, args.pictures / "avrsp-retention.png", title)
+        maps = {"map": saliency, "Ret_A": lambda output: output.aux["Ret_A"][:, 0].mean((1, 2, 3))}
+        title = "AVRSP: retention of the first block, mean of heads and moments"
+        picture(avrsp, maps, args.clips, args.pictures / "avrsp-retention.png", title)
         title = "CASP-Net with the right and with another clip's sound"
         picture(casp, {"map": saliency}, args.clips, args.pictures / "caspnet-sound.png", title)
         curves(coded, iterations, args.pictures / "caspnet-errors.png")

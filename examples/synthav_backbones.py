@@ -2,7 +2,7 @@
 
     python examples/synthav_backbones.py s3d --out s3d-synthav.safetensors
     python examples/synthav_backbones.py sound --out sound-synthav.safetensors
-    python examples/synthav_backbones.py soundnet --epochs 60 --out soundnet-synthav.safetensors
+    python examples/synthav_backbones.py soundnet --epochs 20 --out soundnet-synthav.safetensors
     python examples/synthav_backbones.py csts --out csts-encoders
 
 The papers start from an S3D that names the actions of Kinetics, MSPI from a ResNet-18 that names the sounds of

@@ -463,6 +463,25 @@ def test_the_loss_is_kl_less_a_tenth_of_cc_and_sim_and_sim_is_normalised_by_the_
     assert torch.equal(loss(module, maps, clip)["loss"], one["loss"])
 
 
+def test_the_coarse_map_is_judged_by_the_means_over_its_cells() -> None:
+    module, clip = AVRSPModule(**TINY, coarse_weight=0.5), batch()
+    output = module(clip)
+    coarse = output.aux["coarse"]
+    assert coarse.shape == (2, 1, 2, 3)
+    terms = module.loss_terms(output, clip)
+    plain = terms["kl"] - 0.1 * terms["cc"] - 0.1 * terms["sim"]
+    torch.testing.assert_close(terms["loss"], plain + 0.5 * terms["coarse"])
+    cells = clip["density"].unflatten(-1, (3, 32)).unflatten(-3, (2, 32)).mean((-3, -1)).flatten(1)
+    truth = cells / cells.sum(1, keepdim=True)
+    expected = (truth * (truth.log() - coarse.flatten(1).log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(terms["coarse"], expected)
+    terms["coarse"].backward()
+    # It reaches RAVF and SoundNet, and nothing above them.
+    assert float(module.network.fusion.blocks[0].audio.weight.grad.abs().max()) > 0
+    assert module.network.decoder.last.weight.grad is None
+    assert "coarse" not in AVRSPModule(**TINY)(clip).aux
+
+
 def test_a_few_steps_on_one_batch_lower_the_loss() -> None:
     torch.manual_seed(0)
     module = AVRSPModule(**TINY, bn_momentum=0.1, freeze_audio_bn=False, lr=3e-3).train()

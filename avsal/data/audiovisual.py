@@ -149,7 +149,7 @@ class SynthAVDataModule(LayoutDataModule):
         if packed and not found:
             sets = sorted({item.name.split("/")[0] for item in packed})
             raise DataError(
-                f"{self.root} holds {', '.join(sets)} in its {split} split, none of the conditions {', '.join(chosen)}; "
+                f"{self.root} holds {', '.join(sets)} in its {split} split, not of the conditions {', '.join(chosen)}: "
                 "choose others with conditions=, or pack the set again."
             )
         return found

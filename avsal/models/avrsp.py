@@ -158,7 +158,7 @@ class RAVFBlock(nn.Module):
 class RAVF(nn.Module):
     """N blocks of relevance-guided fusion; the sound stays as it is, vision is passed on.
 
-    With `norm_tokens` a batch norm takes out first what all visual tokens have in common (see `RAVFBlock` for the rest).
+    With `norm_tokens` a batch norm takes out what all visual tokens have in common (see `RAVFBlock` for the rest).
     """
 
     def __init__(
@@ -616,8 +616,8 @@ class AVRSPModule(SaliencyModule):
     Args:
         audiovisual, frames, size, fusion, synergy, gate, pairs, channels, blocks, heads, scale_tokens, norm_tokens,
             width, bn_momentum, freeze_bn, freeze_encoder, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
-        coarse_weight: weight of a second KL (ours), of the map that one convolution reads from F_av^0 and the densities'
-            means over its cells: small networks learn to listen by it. 0 leaves both out.
+        coarse_weight: weight of a second KL (ours), of the map that one convolution reads from F_av^0 and the
+            densities' means over its cells: small networks learn to listen by it. 0 leaves both out.
         loss_weights: weights of CC and SIM (paper: 0.1 each).
         sim_norm: SIM of maps divided by their "sum", or after subtracting the minimum ("minmax").
         lr: rate of AdamW.
@@ -717,7 +717,7 @@ class AVRSPModule(SaliencyModule):
         terms["loss"] = terms["kl"] - w_cc * terms["cc"] - w_sim * terms["sim"]
         if "coarse" in output.aux:
             coarse = output.aux["coarse"]
-            cells = F.adaptive_avg_pool2d(density, coarse.shape[-2:])
+            cells = F.adaptive_avg_pool2d(density, (coarse.shape[-2], coarse.shape[-1]))
             own = coarse.flatten(1).softmax(1).view_as(coarse)
             terms["coarse"] = weighted_mean(kl_divergence(own, cells, eps=eps), weights)
             terms["loss"] = terms["loss"] + self.hparams["coarse_weight"] * terms["coarse"]

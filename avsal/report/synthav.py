@@ -22,8 +22,8 @@ DIAGNOSTIC = (
     "SynthAV is a diagnostic on generated clips whose right answer is known: it shows whether a model uses the sound, "
     "not how well it predicts people's gaze in real videos. The checkpoints are small ones, trained on SynthAV."
 )
-#: The seed of the clips that are scored. Networks train on sets of seeds 0 and 3, of any size: a test split of those may
-#: hold clips that a larger training set trained on.
+#: The seed of the clips that are scored. Networks train on sets of seeds 0 and 3, of any size: a test split of those
+#: may hold clips that a larger training set trained on.
 TEST_SEED = 1000
 BASELINES = {
     "uniform": "uniform map",

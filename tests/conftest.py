@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Small tensors gain nothing from more threads, and on a busy machine waiting threads cost a lot.
 torch.set_num_threads(1)
+
+# The same examples in every run.
+settings.register_profile("avsal", derandomize=True)
+settings.load_profile("avsal")
 
 
 @pytest.fixture(scope="session")

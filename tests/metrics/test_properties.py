@@ -161,7 +161,8 @@ def test_batches_padding_and_repetition_do_not_matter(case: tuple[Tensor, ...]) 
         lambda p, f, o: F.sauc(p, f, o, method="exact"),
     ):
         batched = metric(pred, fix, other)
-        assert same(metric(pred, padded, other), batched, 0)
+        # Padding changes the order of a sum: its rounding is all that may differ, which shows where the sum is 0.
+        assert same(metric(pred, padded, other), batched, 1e-15)
         assert same(metric(pred, repeated, other), batched, 1e-12)
         assert same(torch.stack([metric(pred[i], fix[i], other[i]) for i in range(2)]), batched, 1e-12)
         assert same(

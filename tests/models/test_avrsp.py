@@ -473,7 +473,7 @@ def test_the_coarse_map_is_judged_by_the_means_over_its_cells() -> None:
     torch.testing.assert_close(terms["loss"], plain + 0.5 * terms["coarse"])
     cells = clip["density"].unflatten(-1, (3, 32)).unflatten(-3, (2, 32)).mean((-3, -1)).flatten(1)
     truth = cells / cells.sum(1, keepdim=True)
-    expected = (truth * (truth.log() - coarse.flatten(1).log_softmax(1))).sum(1).mean()
+    expected = (torch.xlogy(truth, truth) - truth * coarse.flatten(1).log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(terms["coarse"], expected)
     terms["coarse"].backward()
     # It reaches RAVF and SoundNet, and nothing above them.

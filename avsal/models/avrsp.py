@@ -536,9 +536,9 @@ class AVRSP(SaliencyNetwork):
             audio_input: (B, S), or with axes of length one beside S; None is silence.
 
         Returns:
-            The maps; with RAVF `aux["Ret_A"]` and `aux["Ret_V"]` (B, blocks, heads, T_a, T, h, w), the unbounded
-            retention scores of every visual position for every moment of sound; `aux["coarse"]` (B, 1, h, w), the
-            logits of F_av^0's own map, of a network that has one.
+            The maps; with RAVF `aux["Ret_A"]` and `aux["Ret_V"]` (B, blocks, heads, T_a, T, h, w), the
+            retention scores of every visual position for every moment of sound, unbounded without `norm_tokens`;
+            `aux["coarse"]` (B, 1, h, w), the logits of F_av^0's own map, of a network that has one.
         """
         self.check_clip(video)
         maps = self.encoder(pad_to_stride(video))
@@ -667,6 +667,8 @@ class AVRSPModule(SaliencyModule):
         super().__init__()
         choice("schedule", schedule, ("plateau", "cosine"))
         choice("sim_norm", sim_norm, ("sum", "minmax"))
+        if coarse_weight < 0:
+            raise ConfigError(f"coarse_weight={coarse_weight} must be 0 (none) or more.")
         if audio_backbone and not audiovisual:
             raise ConfigError("audio_backbone is given, but audiovisual=False has no SoundNet; leave it out.")
         self.save_hyperparameters(logger=False)
@@ -717,7 +719,9 @@ class AVRSPModule(SaliencyModule):
         terms["loss"] = terms["kl"] - w_cc * terms["cc"] - w_sim * terms["sim"]
         if "coarse" in output.aux:
             coarse = output.aux["coarse"]
-            cells = F.adaptive_avg_pool2d(density, (coarse.shape[-2], coarse.shape[-1]))
+            # As the frames were: sizes that S3D cannot divide have zeros below and at the right.
+            below, right = (32 * c - d for c, d in zip(coarse.shape[-2:], density.shape[-2:], strict=True))
+            cells = F.avg_pool2d(F.pad(density, (0, right, 0, below)), 32)
             own = coarse.flatten(1).softmax(1).view_as(coarse)
             terms["coarse"] = weighted_mean(kl_divergence(own, cells, eps=eps), weights)
             terms["loss"] = terms["loss"] + self.hparams["coarse_weight"] * terms["coarse"]

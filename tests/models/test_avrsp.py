@@ -480,6 +480,20 @@ def test_the_coarse_map_is_judged_by_the_means_over_its_cells() -> None:
     assert float(module.network.fusion.blocks[0].audio.weight.grad.abs().max()) > 0
     assert module.network.decoder.last.weight.grad is None
     assert "coarse" not in AVRSPModule(**TINY)(clip).aux
+    with pytest.raises(ConfigError, match="coarse_weight=-1"):
+        AVRSPModule(**TINY, coarse_weight=-1)
+
+
+def test_the_coarse_map_of_padded_frames_lies_where_the_frames_are() -> None:
+    module = AVRSPModule(**{**TINY, "size": (80, 96)}, coarse_weight=1.0)
+    density = torch.zeros(1, 1, 80, 96)
+    # Cells are 32 pixels of the padded frame: the second row of three, not the lowest third of 80 pixels.
+    density[0, 0, 55:64, 40:60] = 1.0
+    coarse = torch.zeros(1, 1, 3, 3)
+    coarse[0, 0, 1, 1] = 30.0
+    clip: Any = {"density": density, "labelled": torch.ones(1, 1, dtype=torch.bool)}
+    right = module.loss_terms(SaliencyOutput(torch.zeros(1, 1, 80, 96), aux={"coarse": coarse}), clip)
+    assert float(right["coarse"]) < 1e-3
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss() -> None:

@@ -21,9 +21,9 @@ import numpy as np
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
-from avsal.data.egocentric import GazeDataModule
 from avsal.data.loading import ClipLoader, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.sets.egocentric import GazeDataModule
 from avsal.data.windows import VideoBatches
 from avsal.errors import ConfigError, DataError
 from avsal.metrics.saliency import SaliencyMetrics
@@ -234,7 +234,7 @@ class Units(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         if isinstance(self.dataset, VideoBatches):
             return self.dataset[index]
-        from avsal.data.gaze_clips import collate_gaze
+        from avsal.data.gaze.clips import collate_gaze
 
         clips = range(index * self.size, min((index + 1) * self.size, len(self.dataset)))  # type: ignore[arg-type]
         return collate_gaze([self.dataset[k] for k in clips])

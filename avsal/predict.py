@@ -24,7 +24,7 @@ import numpy as np
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
 
 if TYPE_CHECKING:
-    from avsal.data.gaze_tables import TimeUnit, Units
+    from avsal.data.gaze.tables import TimeUnit, Units
     from avsal.io.video import MediaInfo
     from avsal.models.base import SaliencyModule
 
@@ -525,7 +525,7 @@ def _gaze(
     """
     if path is None:
         return None, None
-    from avsal.data.gaze_tables import read_gaze_table
+    from avsal.data.gaze.tables import read_gaze_table
 
     size = (info.height, info.width)
     if settings.gaze_size is not None:

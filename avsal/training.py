@@ -325,7 +325,7 @@ class AvsalCLI(LightningCLI):
         except DataError as error:
             if root is not None and Path(root).exists():
                 raise
-            from avsal.data.egocentric import GazeDataModule
+            from avsal.data.sets.egocentric import GazeDataModule
 
             generated = "synthetic-ego" if isinstance(self.datamodule, GazeDataModule) else "synthetic"
             raise DataError(

@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 
 import avsal
-from avsal.data.fixdata import HEVC33DataModule
 from avsal.data.items import VideoItem
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.pack import pack, packed_items
+from avsal.data.sets.video_database import HEVC33DataModule
 from avsal.models.base import SaliencyModule
 from avsal.models.baselines import BaselineModule, Prior
 from avsal.models.stavis import STAViSModule

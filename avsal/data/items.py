@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.gaze import FixationTable, IntArray, density_from_fixations
+from avsal.data.fixations import FixationTable, IntArray, density_from_fixations
 from avsal.errors import DataError
 
 NO_POINTS: IntArray = np.zeros((0, 2), dtype=np.int64)

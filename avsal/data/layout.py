@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.gaze import IntArray, read_fixations
+from avsal.data.fixations import IntArray, read_fixations
 from avsal.data.items import (
     IMAGE_SUFFIXES,
     NO_IDS,
@@ -263,7 +263,7 @@ class OpenGazeTrack:
 
     def __call__(self) -> NDArray[np.float64]:
         """Return (n, 4) time, x, y, gaze type."""
-        from avsal.data.gaze import read_csv
+        from avsal.data.fixations import read_csv
 
         columns = read_csv(self.path)
         return np.stack([columns[name] for name in ("time", "x", "y", "gaze_type")], 1)

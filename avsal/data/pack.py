@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from avsal.data.fixations import FixationTable, IntArray
 from avsal.data.frames import FramePreprocessor
-from avsal.data.gaze import FixationTable, IntArray
 from avsal.data.items import NO_POINTS, Annotation, Frames, OpenItem, PointAnnotation, VideoItem
 from avsal.errors import AvsalError, ConfigError, DataError
 from avsal.types import ClipSpec

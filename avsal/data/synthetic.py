@@ -639,7 +639,7 @@ def _write_frames(folder: Path, clip: SynthClip) -> None:
     from PIL import Image
     from scipy.io import savemat
 
-    from avsal.data.gaze import density_from_fixations
+    from avsal.data.fixations import density_from_fixations
 
     (folder / "maps").mkdir(exist_ok=True)
     for t in range(len(clip.frames)):

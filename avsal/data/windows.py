@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map
-from avsal.data.gaze_tables import UNTRACKED
-from avsal.data.gaze_targets import crop_gaze, gaze_density
+from avsal.data.gaze.tables import UNTRACKED
+from avsal.data.gaze.targets import crop_gaze, gaze_density
 from avsal.data.items import Annotation, OpenItem, OpenItems, VideoItem
 from avsal.data.loading import Sample, collate, instead
 from avsal.errors import AvsalError, DataError

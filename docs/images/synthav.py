@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from avsal.data.gaze import density_from_fixations
+from avsal.data.fixations import density_from_fixations
 from avsal.data.synthetic import COLOURS, FPS, RATE, SIGMA, render
 
 CLIPS = (("congruent", 1, "medium"), ("offscreen", 5, "hard"), ("silent", 0, "easy"))

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import signal
 
-from avsal.data.aria import AriaRecording
-from avsal.data.egocentric import AriaGazeDataModule, Ego4DGazeDataModule, GazeDataModule
-from avsal.data.gaze_clips import GazeClips, _frame_labels, classify, read_ego4d_gaze
-from avsal.data.gaze_segments import ARIA, EGO4D, read_names, read_segments, read_untracked, segments_of
-from avsal.data.gaze_tables import GazeTable
-from avsal.data.gaze_targets import crop_gaze, gaze_density, offset_range, place_gaze
+from avsal.data.gaze.aria import AriaRecording
+from avsal.data.gaze.clips import GazeClips, _frame_labels, classify, read_ego4d_gaze
+from avsal.data.gaze.segments import ARIA, EGO4D, read_names, read_segments, read_untracked, segments_of
+from avsal.data.gaze.tables import GazeTable
+from avsal.data.gaze.targets import crop_gaze, gaze_density, offset_range, place_gaze
+from avsal.data.sets.egocentric import AriaGazeDataModule, Ego4DGazeDataModule, GazeDataModule
 from avsal.errors import ConfigError, DataError
 from avsal.inference import predict_video
 from avsal.models.csts import CSTS, CSTSModule
@@ -880,7 +880,7 @@ def test_recordings_without_a_microphone_are_counted(
         return None if label == "mic" and "mute" in str(self.path) else stream(self, label)
 
     monkeypatch.setattr(AriaRecording, "_stream", without)
-    monkeypatch.setattr("avsal.data.egocentric._duration", lambda item: 5.0)
+    monkeypatch.setattr("avsal.data.sets.egocentric._duration", lambda item: 5.0)
     data = module(tmp_path, AriaGazeDataModule, spec=spec(timing="aria"))
     _, items, _ = data.gaze_segments("test")
     assert [item.silent for item in items] == [False, True]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avsal.data.gaze_tables import read_gaze_table
+from avsal.data.gaze.tables import read_gaze_table
 from avsal.errors import DataError
 
 

@@ -10,9 +10,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from avsal.data.audiovisual import AVSaliencyDataModule, Coutrot1DataModule, DIEMDataModule, LayoutDataModule
 from avsal.data.layout import FolderAnnotation, read_fixation_image, read_fold_list, read_layout
 from avsal.data.matfile import load_mat
+from avsal.data.sets.audiovisual import (
+    AVSaliencyDataModule,
+    Coutrot1DataModule,
+    DIEMDataModule,
+    LayoutDataModule,
+)
 from avsal.errors import ConfigError, DataError
 from avsal.types import AudioSpec, ClipSpec
 from tests.media import frame_number, picture, tone, write_clip

@@ -11,9 +11,9 @@ import torch
 import yaml
 
 import avsal.data
-from avsal.data.audiovisual import SynthAVDataModule
-from avsal.data.folder import FolderDataModule
 from avsal.data.layout import fold_list
+from avsal.data.sets.audiovisual import SynthAVDataModule
+from avsal.data.sets.folder import FolderDataModule
 from avsal.errors import ConfigError, DataError
 from avsal.models.base import SaliencyModule, SaliencyNetwork
 from avsal.types import AudioSpec, ClipSpec

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from avsal.data import pack as packing
-from avsal.data.audiovisual import LayoutDataModule, SynthAVDataModule
 from avsal.data.counts import Counts
-from avsal.data.fixdata import HEVC33DataModule
-from avsal.data.images import SALICONDataModule
 from avsal.data.pack import pack
+from avsal.data.sets.audiovisual import LayoutDataModule, SynthAVDataModule
+from avsal.data.sets.salicon import SALICONDataModule
+from avsal.data.sets.video_database import HEVC33DataModule
 from avsal.data.synthetic import generate
 from avsal.errors import ConfigError, DataError
 from avsal.types import AudioSpec, ClipSpec

@@ -13,10 +13,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from avsal.data.audiovisual import DIEMDataModule
-from avsal.data.crowd import AViMoSDataModule, CrowdSALDataModule, points_order, read_fixation_json
-from avsal.data.eyetracking import lund_fixations, read_diem_events, read_lund, size_in_name
-from avsal.data.fixdata import (
+from avsal.data.fixations import FixationTable, density_from_fixations
+from avsal.data.sets.audiovisual import DIEMDataModule
+from avsal.data.sets.crowdsal import AViMoSDataModule, CrowdSALDataModule, points_order, read_fixation_json
+from avsal.data.sets.dhf1k import DHF1KDataModule, UCFSportsDataModule
+from avsal.data.sets.diem_events import lund_fixations, read_diem_events, read_lund, size_in_name
+from avsal.data.sets.folder import FolderDataModule
+from avsal.data.sets.salicon import MIT1003DataModule, SALICONDataModule
+from avsal.data.sets.video_database import (
     HEVC33DataModule,
     LEDOVDataModule,
     MVVADataModule,
@@ -24,10 +28,6 @@ from avsal.data.fixdata import (
     read_video_database,
     spread_fixations,
 )
-from avsal.data.folder import FolderDataModule
-from avsal.data.gaze import FixationTable, density_from_fixations
-from avsal.data.images import MIT1003DataModule, SALICONDataModule
-from avsal.data.silent import DHF1KDataModule, UCFSportsDataModule
 from avsal.errors import ConfigError, DataError
 from avsal.io.video import VideoReader
 from avsal.types import AudioSpec, ClipSpec

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from avsal.data import synthetic
-from avsal.data.gaze import density_from_fixations
+from avsal.data.fixations import density_from_fixations
 from avsal.data.layout import FolderAnnotation, read_layout
 from avsal.data.synthetic import FPS, FUNDAMENTALS, RATE, SynthSpec, generate, render
 from avsal.errors import ConfigError, DataError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from avsal.data.fixations import FixationTable
 from avsal.data.frames import resize_frames
-from avsal.data.gaze import FixationTable
 from avsal.data.items import OpenVideo, PointAnnotation, VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
 from avsal.data.windows import (

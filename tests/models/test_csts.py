@@ -19,7 +19,7 @@ from scipy import signal
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avsal.data.gaze_targets import gaze_density
+from avsal.data.gaze.targets import gaze_density
 from avsal.errors import ConfigError, WeightsError
 from avsal.models.csts import CSTS, FUSIONS, VARIANTS, CSTSModule
 from avsal.nn.mvit import MViT
@@ -619,7 +619,7 @@ def test_predicted_gaze_is_drawn_where_it_is_in_the_uncropped_picture(tmp_path: 
     ],
 )
 def test_a_clip_longer_than_what_is_seen_of_a_segment_is_refused(task: Any, timing: Any, most: int) -> None:
-    from avsal.data.gaze_segments import ARIA, EGO4D
+    from avsal.data.gaze.segments import ARIA, EGO4D
 
     spec = small(task=task, timing=timing, frames=most).spec
     assert spec.audio is not None

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.audiovisual import held_out
 from avsal.data.items import (
     IMAGE_SUFFIXES,
     NO_POINTS,
@@ -24,6 +23,7 @@ from avsal.data.items import (
 )
 from avsal.data.matfile import load_mat
 from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.sets.audiovisual import held_out
 from avsal.errors import DataError
 
 Points = tuple[IntArray, IntArray, tuple[int, int]]  #: points (row, column), observers, (H, W)

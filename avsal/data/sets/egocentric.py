@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from avsal.data.gaze_clips import GazeClips, GazeVideo, OpenGazeVideo, OpenVrs, collate_gaze
-from avsal.data.gaze_segments import (
+from avsal.data.gaze.clips import GazeClips, GazeVideo, OpenGazeVideo, OpenVrs, collate_gaze
+from avsal.data.gaze.segments import (
     ARIA,
     EGO4D,
     SECONDS,
@@ -106,7 +106,7 @@ class GazeDataModule(SaliencyDataModule):
             chosen = [n for n in names if (n in tested) == (which == "test")] or names
             segments = [segment for name in chosen for segment in self._cut(name)]
         if which != "test" and self.val_fraction > 0:
-            from avsal.data.audiovisual import held_out
+            from avsal.data.sets.audiovisual import held_out
 
             held = held_out(sorted({s.video for s in segments}), self.val_fraction)
             segments = [s for s in segments if (s.video in held) == (split == "val")]

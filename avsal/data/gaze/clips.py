@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avsal.data.aria import AriaRecording
 from avsal.data.frames import FramePreprocessor, crop_geometry, resize_frames
-from avsal.data.gaze_segments import EGO4D, SECONDS, Protocol, Segment
-from avsal.data.gaze_tables import FIXATION, OUTSIDE, SACCADE, UNTRACKED, known_columns, read_gaze_table
-from avsal.data.gaze_targets import gaze_density, offset_range, place_gaze
+from avsal.data.gaze.aria import AriaRecording
+from avsal.data.gaze.segments import EGO4D, SECONDS, Protocol, Segment
+from avsal.data.gaze.tables import FIXATION, OUTSIDE, SACCADE, UNTRACKED, known_columns, read_gaze_table
+from avsal.data.gaze.targets import gaze_density, offset_range, place_gaze
 from avsal.data.items import OpenItem, OpenItems, VideoItem
 from avsal.data.loading import Sample, collate, instead
 from avsal.data.windows import nearest

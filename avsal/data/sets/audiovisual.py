@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avsal.data.cache import cache_dir
-from avsal.data.eyetracking import Eyes, OpenDIEMEvents, size_in_name
 from avsal.data.items import OpenVideo, VideoItem, find_video
 from avsal.data.layout import fold_list, read_fold_list, read_layout
 from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.sets.diem_events import Eyes, OpenDIEMEvents, size_in_name
 from avsal.data.synthetic import CONDITIONS, SynthSpec, generate
 from avsal.errors import ConfigError, DataError
 
@@ -175,7 +175,7 @@ class _OneSet(LayoutDataModule):
 class DIEMDataModule(_OneSet):
     """DIEM: 81 clips, 30 fps; its standard split (64 for training, 17 for test) in every fold.
 
-    The folder is the STAViS layout, or DIEM as it was published (see `avsal.data.eyetracking`)::
+    The folder is the STAViS layout, or DIEM as it was published (see `avsal.data.sets.diem_events`)::
 
         <name>_<W>x<H>/video/<name>_<W>x<H>.mp4, <name>_<W>x<H>/event_data/*.txt
 

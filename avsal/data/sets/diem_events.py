@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.gaze import FixationTable
+from avsal.data.fixations import FixationTable
 from avsal.data.items import Annotation, PointAnnotation
 from avsal.data.matfile import load_mat
 from avsal.errors import ConfigError, DataError

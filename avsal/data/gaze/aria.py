@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avsal.data.gaze_tables import FIXATION, OUTSIDE, UNTRACKED, GazeTable, read_gaze_table
+from avsal.data.gaze.tables import FIXATION, OUTSIDE, UNTRACKED, GazeTable, read_gaze_table
 from avsal.errors import DataError, MediaError
 
 FloatArray = NDArray[np.float64]

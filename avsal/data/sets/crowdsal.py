@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.audiovisual import held_out
-from avsal.data.gaze import FixationTable
+from avsal.data.fixations import FixationTable
 from avsal.data.items import Annotation, MapVideo, OpenVideo, VideoItem, find_video, list_videos
 from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.sets.audiovisual import held_out
 from avsal.errors import ConfigError, DataError
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.gaze import FixationTable
+from avsal.data.fixations import FixationTable
 from avsal.data.items import Annotation, OpenVideo, PointAnnotation, VideoItem, find_video
 from avsal.data.layout import default_sigma, fold_list, read_fold_list
 from avsal.data.matfile import load_mat

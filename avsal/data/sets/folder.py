@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from avsal.data.audiovisual import held_out
-from avsal.data.gaze import FixationTable
-from avsal.data.gaze_tables import FIXATION, GazeTable, Origin, TimeUnit, Units, read_gaze_table
+from avsal.data.fixations import FixationTable
+from avsal.data.gaze.tables import FIXATION, GazeTable, Origin, TimeUnit, Units, read_gaze_table
 from avsal.data.items import Annotation, MapVideo, OpenVideo, PointAnnotation, VideoItem, list_videos
 from avsal.data.layout import default_sigma
 from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.sets.audiovisual import held_out
 from avsal.errors import ConfigError, DataError
 
 GAZE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")

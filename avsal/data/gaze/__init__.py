@@ -1,0 +1,1 @@
+"""Gaze of single viewers: tables, their times, targets for training, Aria recordings."""

@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="VIDEO", help="video or image files, or folders of them")
     parser.add_argument(
         "--checkpoint",
-        default="stavis-tiny-synthav",
-        help="a name from `avsal zoo list`, a file, a folder or a Hub repository (default: %(default)s)",
+        help="a name from `avsal zoo list`, a file, a folder or a Hub repository "
+        "(default: the registry's; `avsal zoo list --recommended` says which for what)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("predictions"), help="folder of results (default: %(default)s)"
@@ -127,16 +127,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def advice(checkpoint: str, path: Path) -> str | None:
+    """Return one line for who runs a checkpoint of generated clips (SynthAV) on another video, else None."""
+    from avsal.zoo.registry import default_checkpoint, entries
+
+    entry = entries().get(checkpoint)
+    if entry is None or entry.data != ["SynthAV"] or path.parent.name.startswith("SynthAV_"):
+        return None
+    return (
+        f"{checkpoint} was trained on generated clips (SynthAV) and shows whether a network uses sound, not where "
+        f"people look in real video: for that use --checkpoint {default_checkpoint()} (`avsal zoo list --recommended`)."
+    )
+
+
 def main(args: argparse.Namespace) -> int:
     """Run `avsal predict`; returns 0 if every input has a result, 1 otherwise."""
     if not 0.0 <= args.alpha <= 1.0:
         raise ConfigError(f"--alpha {args.alpha} must lie between 0 and 1.")
     if args.batch_size < 1 or args.stride < 1:
         raise ConfigError(f"--batch-size {args.batch_size} and --stride {args.stride} must be at least 1.")
+    from avsal.zoo.registry import default_checkpoint
+
     paths = expand(args.inputs)
+    checkpoint = args.checkpoint or default_checkpoint()
     settings = Settings(
-        args.checkpoint,
-        _fingerprint(args.checkpoint),
+        checkpoint,
+        _fingerprint(checkpoint),
         args.coverage,
         args.stride,
         args.alpha,
@@ -154,7 +170,10 @@ def main(args: argparse.Namespace) -> int:
     if any(todo):
         from avsal.zoo import from_pretrained
 
-        module = from_pretrained(args.checkpoint).to(pick_device(args.device)).eval()
+        advised = {line for path in paths if (line := advice(checkpoint, path))}
+        if advised:
+            print(f"note: {advised.pop()}", file=sys.stderr)
+        module = from_pretrained(checkpoint).to(pick_device(args.device)).eval()
         _check_correlation(module, settings)
     outcomes = predict_files(
         module,
@@ -510,6 +529,7 @@ def _write(
         "map_width": artist.map_size[1],
         "gaze": counts,
         "warning": " ".join(warnings) or None,
+        "advice": advice(settings.checkpoint, path),
         "peaks": peaks,
     }
 

@@ -29,8 +29,9 @@ from avsal.io.video import VideoStream, probe
 from avsal.models import create_model
 from avsal.models.base import SaliencyModule
 from avsal.overlay import Artist
-from avsal.predict import Settings, _fingerprint, _gaze, expand, predict_files, result_folders
+from avsal.predict import Settings, _fingerprint, _gaze, advice, expand, predict_files, result_folders
 from avsal.zoo import from_pretrained, save_pretrained
+from avsal.zoo.registry import default_checkpoint
 from tests.media import cut, frame_number, picture, tone, write_clip
 
 Run = Callable[..., int]
@@ -637,3 +638,22 @@ def test_real_recordings(run: Run, real_data: Path, tmp_path: Path, name: str) -
         wave, rate, _ = load_audio(path)
         kept, kept_rate, _ = load_audio(folder / "overlay.mp4")
         assert len(kept) / kept_rate == pytest.approx(len(wave) / rate, abs=0.1)
+
+
+def test_a_network_of_generated_clips_says_on_real_video_what_to_use_instead(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(clip), "--stride", "24", "--quiet", "--no-overlay", "--device", "cpu"]
+    assert avsal([*command, "--checkpoint", "stavis-tiny-synthav", "--out", str(tmp_path / "synthav")]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "generated clips" in line]
+    assert len(notes) == 1
+    assert f"--checkpoint {default_checkpoint()}" in notes[0]
+    assert summary_of(tmp_path / "synthav" / "clip")["advice"] == notes[0].removeprefix("note: ")
+    # Without --checkpoint the recommended one runs, and there is nothing to say.
+    assert avsal([*command, "--out", str(tmp_path / "default")]) == 0
+    assert "generated clips" not in capsys.readouterr().err
+    summary = summary_of(tmp_path / "default" / "clip")
+    assert summary["settings"]["checkpoint"] == default_checkpoint()
+    assert summary["advice"] is None
+    # On the clips that it was made for, the network needs no word of warning.
+    assert advice("stavis-tiny-synthav", Path("video/SynthAV_congruent/c0001_easy.mp4")) is None

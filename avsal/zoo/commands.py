@@ -21,6 +21,11 @@ def add_zoo_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--model", help="only this model's, such as stavis")
     listing.add_argument("--data", help="only those trained on, or scored on, this data set, such as DIEM")
     listing.add_argument("--task", help="saliency, gaze-anticipation, gaze-estimation or backbone")
+    listing.add_argument(
+        "--recommended",
+        action="store_true",
+        help="which checkpoint for my video? Purpose, terms and speed on this machine (measured, some seconds)",
+    )
     listing.add_argument("--json", action="store_true", help="print every field as JSON")
     check = actions.add_parser("check", help="validate a registry file; exit 1 if it has faults")
     check.add_argument("file", nargs="?", type=Path, help="a registry file (default: avsal's own)")
@@ -36,9 +41,9 @@ def zoo(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from avsal.zoo.registry import list_checkpoints
-    from avsal.zoo.tables import checkpoint_table, status_legend
+    from avsal.zoo.tables import checkpoint_table, recommended_table, status_legend
 
-    chosen = list_checkpoints(model=args.model, data=args.data, task=args.task)
+    chosen = list_checkpoints(model=args.model, data=args.data, task=args.task, recommended=args.recommended)
     if args.json:
         print(
             json.dumps(
@@ -50,6 +55,11 @@ def _list(args: argparse.Namespace) -> int:
         print("No checkpoint fits; `avsal zoo list` shows all.", file=sys.stderr)
         return 1
     console = _console(200)
+    if args.recommended:
+        from avsal.zoo.speed import frames_per_second
+
+        console.print(recommended_table(chosen.values(), frames_per_second(chosen)))
+        return 0
     console.print(checkpoint_table(chosen.values(), console.width))
     console.print(
         f"\n{len(chosen)} checkpoints. `avsal info NAME` tells all about one. Status:", highlight=False

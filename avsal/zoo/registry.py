@@ -181,9 +181,13 @@ class Checkpoint(_Strict):
     published: list[Scores] = Field(default_factory=list, description="from the paper")
     measured: list[Scores] = Field(default_factory=list, description="by avsal")
     note: str | None = None
+    recommended_for: str | None = Field(default=None, description="the job for which a user should take it")
+    hears: bool | None = Field(default=None, description="whether the right sound was measured to help")
 
     @model_validator(mode="after")
     def _consistent(self) -> Checkpoint:
+        if self.recommended_for is not None and self.hears is None:
+            raise ValueError("a recommended checkpoint states `hears: true` or `hears: false`")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"{self.name!r}: names are lower-case letters, digits, '.', '_' and '-'")
         rank = [{"packaged": 0, "hub": 1}.get(source.kind, 2) for source in self.sources]
@@ -215,6 +219,9 @@ class Registry(_Strict):
     format_version: Literal[1]
     citations: dict[str, Citation]
     checkpoints: dict[str, Checkpoint]
+    default: str | None = Field(
+        default=None, description="the checkpoint of `avsal predict` without --checkpoint"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -230,6 +237,8 @@ class Registry(_Strict):
 
     @model_validator(mode="after")
     def _citations_exist(self) -> Registry:
+        if self.default is not None and self.default not in self.checkpoints:
+            raise ValueError(f"default: {self.default!r} is not among the checkpoints of this file")
         for name, entry in self.checkpoints.items():
             if entry.citation not in self.citations:
                 raise ValueError(
@@ -338,6 +347,13 @@ def entries() -> dict[str, Checkpoint]:
     return {**_shipped().checkpoints, **{name: entry for name, (entry, _) in _registered.items()}}
 
 
+def default_checkpoint() -> str:
+    """Return the name of the checkpoint that `avsal predict` uses where none is given."""
+    name = _shipped().default
+    assert name is not None, "checkpoints.yaml names no default"
+    return name
+
+
 def citation(entry: Checkpoint) -> Citation:
     """Return the paper of an entry."""
     if entry.name in _registered:
@@ -384,7 +400,7 @@ class CheckpointList(Mapping[str, Checkpoint]):
 
 
 def list_checkpoints(
-    *, model: str | None = None, data: str | None = None, task: str | None = None
+    *, model: str | None = None, data: str | None = None, task: str | None = None, recommended: bool = False
 ) -> CheckpointList:
     """Return the registry's entries by name; the result prints as a table.
 
@@ -392,12 +408,14 @@ def list_checkpoints(
         model: only this model's, such as "stavis".
         data: only those trained on, or with numbers for, this data set, such as "DIEM" (any case).
         task: "saliency", "gaze-anticipation", "gaze-estimation" or "backbone".
+        recommended: only those that avsal recommends for a job (`recommended_for`).
     """
 
     def fits(entry: Checkpoint) -> bool:
         sets = {*entry.data, *(scores.data for scores in (*entry.published, *entry.measured))}
         return (
-            (model is None or entry.model == model)
+            (not recommended or entry.recommended_for is not None)
+            and (model is None or entry.model == model)
             and (task is None or entry.task == task)
             and (data is None or data.casefold() in {name.casefold() for name in sets})
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -56,6 +56,33 @@ def checkpoint_table(chosen: Iterable[Checkpoint], width: int = 160) -> Renderab
         middle = (entry.task, data, entry.licence.weights) if wide else ()
         status = "cached" if is_cached(entry) and entry.status != "shipped" else entry.status
         table.add_row(entry.name, *middle, human_size(entry.size), status, headline(entry))
+    return table
+
+
+def recommended_table(chosen: Iterable[Checkpoint], speed: Mapping[str, float]) -> RenderableType:
+    """Return the answer to "which checkpoint for my video?" as a table.
+
+    Args:
+        chosen: recommended entries.
+        speed: frames per second on this machine, by name.
+    """
+    table = Table(show_lines=False, pad_edge=False, box=None, header_style="bold")
+    for column in ("purpose", "name", "hears?", "trained on", "input", "fps here", "licence", "offline?"):
+        narrow = column in ("hears?", "fps here", "offline?", "name")
+        table.add_column(column, no_wrap=narrow, justify="right" if column == "fps here" else "left")
+    for entry in chosen:
+        rate = f"{speed[entry.name]:.0f}" if entry.name in speed else "–"
+        offline = "yes" if entry.status == "shipped" or is_cached(entry) else "no"
+        table.add_row(
+            entry.recommended_for,
+            entry.name,
+            "yes" if entry.hears else "no",
+            ", ".join(entry.data),
+            entry.input,
+            rate,
+            entry.licence.weights,
+            offline,
+        )
     return table
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
 from avsal.cli import main
-from avsal.zoo import save_pretrained
+from avsal.zoo import list_checkpoints, save_pretrained
+from avsal.zoo.registry import default_checkpoint
 from tests.zoo.conftest import CITATION, entry
 from tests.zoo.test_registry import PAGE
 
@@ -18,6 +21,31 @@ def test_zoo_list_prints_a_table_with_its_legend(cache, capsys):
     assert "CC: DIEM 0.5795" in out
     assert "unverified: the authors' release" in out
     assert main(["zoo", "list", "--model", "nothing"]) == 1
+
+
+def test_the_recommended_checkpoints_can_be_used_today_and_the_default_is_one_of_them(cache, capsys):
+    chosen = list_checkpoints(recommended=True)
+    assert default_checkpoint() in chosen
+    for name, checkpoint in chosen.items():
+        assert checkpoint.data != ["SynthAV"], name
+        assert checkpoint.status == "shipped", name
+    assert main(["zoo", "list", "--recommended"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split() == [
+        "purpose",
+        "name",
+        "hears?",
+        "trained",
+        "on",
+        "input",
+        "fps",
+        "here",
+        "licence",
+        "offline?",
+    ]
+    row = next(line for line in rows if default_checkpoint() in line)
+    speed = float(re.search(r"(\d+)\s+Apache-2\.0", row)[1])
+    assert speed > 0
 
 
 def test_zoo_check_validates_a_file(cache, tmp_path, capsys):

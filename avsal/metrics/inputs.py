@@ -185,21 +185,21 @@ class Maps:
 
     def positions(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many pixels lie below each of the values (B, N) and how many at or below it, int64."""
-        below, up_to = (torch.empty(values.shape, dtype=torch.int64, device=values.device) for _ in range(2))
 
-        def count(rows: slice) -> None:
-            pixels = ascending(self.raw[rows])
-            below[rows] = torch.searchsorted(pixels, values[rows])
-            up_to[rows] = torch.searchsorted(pixels, values[rows], right=True)
+        # Whether tensors are made under inference mode is each thread's own matter, and such tensors can only be
+        # written under it: workers return what they found, and write nothing.
+        def count(rows: slice) -> tuple[Tensor, Tensor]:
+            pixels, wanted = ascending(self.raw[rows]), values[rows]
+            return torch.searchsorted(pixels, wanted), torch.searchsorted(pixels, wanted, right=True)
 
         workers = min(torch.get_num_threads(), len(self))
         if self.raw.device.type != "cpu" or workers < 2 or self.raw.numel() < _PASS["cpu"]:
-            for rows in self.rows():
-                count(rows)
+            found = [count(rows) for rows in self.rows() or [slice(0)]]
         else:
             # NumPy sorts on one thread but lets others run.
             with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(count, (slice(i, i + 1) for i in range(len(self)))))
+                found = list(pool.map(count, (slice(i, i + 1) for i in range(len(self)))))
+        below, up_to = (torch.cat(part) for part in zip(*found, strict=True))
         return below, up_to
 
     @cached_property

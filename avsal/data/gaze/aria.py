@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,7 @@ class AriaRecording:
     @cached_property
     def provider(self) -> Any:
         """The data provider of projectaria_tools."""
-        try:
-            from projectaria_tools.core import data_provider
-        except ImportError as error:
-            raise DataError(
-                f"{self.path}: reading VRS files needs projectaria_tools; install it with pip install 'avsal[aria]'."
-            ) from error
+        data_provider = self._tools("data_provider")
         if not self.path.is_file():
             raise MediaError(f"{self.path}: there is no such recording.")
         try:
@@ -61,6 +57,15 @@ class AriaRecording:
         if provider is None:
             raise MediaError(f"{self.path}: cannot be read as a VRS recording.")
         return provider
+
+    def _tools(self, part: str) -> Any:
+        """Return a module of projectaria_tools.core; every use of the extra goes through here."""
+        try:
+            return import_module(f"projectaria_tools.core.{part}")
+        except ImportError as error:
+            raise DataError(
+                f"{self.path}: reading VRS files needs projectaria_tools; install it with pip install 'avsal[aria]'."
+            ) from error
 
     def _stream(self, label: str) -> Any:
         return self.provider.get_stream_id_from_label(label)
@@ -75,9 +80,8 @@ class AriaRecording:
     @cached_property
     def timestamps(self) -> NDArray[np.int64]:
         """(n,) nanoseconds of the device's clock at which the pictures were taken."""
-        from projectaria_tools.core.sensor_data import TimeDomain
-
-        return np.array(self.provider.get_timestamps_ns(self._camera, TimeDomain.DEVICE_TIME), dtype=np.int64)
+        clock = self._tools("sensor_data").TimeDomain.DEVICE_TIME
+        return np.array(self.provider.get_timestamps_ns(self._camera, clock), dtype=np.int64)
 
     @property
     def times(self) -> FloatArray:
@@ -143,8 +147,7 @@ class AriaRecording:
         The direction (tan yaw, tan pitch, 1) in the central-pupil frame, followed for `depth` (1 m where unknown),
         is moved to the camera and projected with its fisheye calibration; NaN where it does not meet the picture.
         """
-        from projectaria_tools.core import mps
-
+        mps = self._tools("mps")
         calibration = self.provider.get_device_calibration()
         camera = calibration.get_camera_calib("camera-rgb")
         to_camera = calibration.get_transform_cpf_sensor("camera-rgb").inverse()

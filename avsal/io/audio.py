@@ -2,8 +2,8 @@
 
 Sample i of a waveform belongs to the time i / rate on the axis of `avsal.io.video`; whatever the file has no
 sound for (before the track starts, after it ends, in gaps, or everywhere) is zero. Any layout is mixed to
-mono with FFmpeg's own matrix for floating point sound, which keeps the power of independent channels
-(stereo: (left + right) / sqrt 2); layouts that FFmpeg cannot name are averaged.
+mono as `ffmpeg -ac 1` mixes 16-bit sound: FFmpeg's matrix divided by the sum of its weights, which cannot clip
+(stereo: the mean of left and right); layouts that FFmpeg cannot name are averaged.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class AudioStream:
             end: one past the last sample.
 
         Returns:
-            (end - begin,) float32, full scale 1 (loud stereo may exceed it); zeros where there is no sound.
+            (end - begin,) float32, full scale 1; zeros where there is no sound.
         """
         count = max(end - begin, 0)
         if self._track is None or count == 0:
@@ -401,15 +401,17 @@ class _Mixer:
     def __init__(self) -> None:
         self._format: Any = None
         self._resampler: av.AudioResampler | None = None
+        self._weights = 1.0
 
     def mono(self, frame: AudioFrame, rate: int) -> np.ndarray:
         known = (frame.format.name, frame.layout.name, frame.sample_rate)
         if known != self._format:
             self._format = known
             self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+            self._weights = _sum_of_weights(frame.layout.name)
         assert self._resampler is not None
         try:
-            pieces = [piece.to_ndarray()[0] for piece in self._resampler.resample(frame)]
+            pieces = [piece.to_ndarray()[0] / self._weights for piece in self._resampler.resample(frame)]
         except DECODE_ERRORS:  # FFmpeg has no matrix for channels without a name
             self._format = None
             # Interleaved, because PyAV reads beyond its planes when there are more than eight.
@@ -417,3 +419,16 @@ class _Mixer:
             channels = frame.layout.nb_channels
             pieces = [piece.to_ndarray().reshape(-1, channels).mean(1) for piece in convert.resample(frame)]
         return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _sum_of_weights(layout: str) -> np.float32:
+    """Return the sum of FFmpeg's weights of a layout's channels in mono; it divides by it for integer samples only."""
+    ones = np.ones((1, 64 * av.AudioLayout(layout).nb_channels), dtype=np.float32)
+    frame = av.AudioFrame.from_ndarray(ones, format="flt", layout=layout)
+    frame.sample_rate = SILENT_RATE
+    try:
+        mixed = av.AudioResampler(format="fltp", layout="mono", rate=SILENT_RATE).resample(frame)
+    except DECODE_ERRORS:  # no matrix: `_Mixer` takes the mean
+        return np.float32(1)
+    return max(np.float32(1), mixed[0].to_ndarray()[0, -1])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -125,17 +126,27 @@ def test_sound_and_picture_share_one_clock(tmp_path: Path, name: str) -> None:
         assert onset(samples, rate) - first == pytest.approx(distance, abs=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("channels", "level"),
-    # FFmpeg's matrix for float: stereo (L + R) / sqrt 2; 5.1 centre 1, front and back 1 / sqrt 2 (back halved
-    # in power), bass none. The mean over channels would be 1, 1 / sqrt 2 … of what it is here.
-    [(1, 1.0), (2, (2 * 0.5) ** 0.5), (6, (1 + 2 * 0.5 + 2 * 0.25) ** 0.5)],
-)
-def test_layouts_are_mixed_with_their_power(tmp_path: Path, channels: int, level: float) -> None:
-    sound = tone(2, 48000, channels)
-    path = write_clip(tmp_path / "a.mkv", frames=2, sound=sound, rate=48000, audio_codec="pcm_f32le")
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le", "pcm_s24le"])
+def test_stereo_is_the_mean_of_left_and_right(tmp_path: Path, codec: str) -> None:
+    sound = tone(0.5, 48000, 2) * np.array([[1.0], [0.3]], np.float32)
+    path = write_clip(tmp_path / "a.mkv", frames=2, sound=sound, rate=48000, audio_codec=codec)
     samples, _, _ = load_audio(path)
-    assert float(samples.pow(2).mean().sqrt()) == pytest.approx(level * 0.25 / 2**0.5, rel=0.01)
+    np.testing.assert_allclose(samples.numpy(), (sound[0] + sound[1]) / 2, atol=4e-5)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "2.1", "quad", "5.1", "6.1"])
+def test_layouts_are_mixed_as_ffmpeg_mixes_16_bit_sound(tmp_path: Path, layout: str) -> None:
+    channels = av.AudioLayout(layout).nb_channels
+    sound = np.random.default_rng(0).uniform(-1, 1, (channels, 4096)).astype(np.float32)
+    path = write_clip(
+        tmp_path / "a.mkv", frames=2, sound=sound, rate=16000, layout=layout, audio_codec="pcm_s16le"
+    )
+    samples, _, _ = load_audio(path)
+    mixer = av.AudioResampler(format="s16", layout="mono", rate=16000)  # the command line's -ac 1
+    with av.open(str(path)) as file:
+        pieces = [mixed for frame in file.decode(audio=0) for mixed in mixer.resample(frame)]
+    expected = np.concatenate([piece.to_ndarray()[0] for piece in [*pieces, *mixer.resample(None)]]) / 32768
+    np.testing.assert_allclose(samples.numpy(), expected, atol=1e-4)
 
 
 def test_channels_without_a_layout_are_averaged(tmp_path: Path) -> None:

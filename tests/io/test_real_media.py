@@ -15,16 +15,16 @@ from avsal.io.video import VideoReader, VideoStream
 
 # frames, (height, width), frames per second, samples per second, level of the mono sound
 FACTS = {
-    "avatars_sound_left.mp4": (50, (1080, 1920), 25.0, 48000, 0.018),
-    "big_buck_bunny_432_433.webm": (24, (720, 1280), 24.0, 44100, 0.137),
-    "chaplin.mp4": (241, (360, 640), 25.0, 44100, 0.122),
+    "avatars_sound_left.mp4": (50, (1080, 1920), 25.0, 48000, 0.013),
+    "big_buck_bunny_432_433.webm": (24, (720, 1280), 24.0, 44100, 0.097),
+    "chaplin.mp4": (241, (360, 640), 25.0, 44100, 0.087),
     "cockatoo.mp4": (280, (720, 1280), 20.0, 16000, 0.0),
     "flipping_a_pancake.mkv": (310, (240, 426), 30.0, 48000, 0.041),
-    "nasa_13013.mp4": (325, (180, 320), 25.0, 8000, 0.108),
+    "nasa_13013.mp4": (325, (180, 320), 25.0, 8000, 0.077),
     "no_duration.webm": (74, (720, 1280), 14.985, 48000, 0.0),
     "realshort.mp4": (36, (240, 320), 30.02, 48000, 0.002),
-    "sintel_2s.mp4": (48, (480, 854), 24.0, 44100, 0.196),
-    "video_with_failing_audio.mp4": (280, (360, 640), 25.0, 44100, 0.018),
+    "sintel_2s.mp4": (48, (480, 854), 24.0, 44100, 0.139),
+    "video_with_failing_audio.mp4": (280, (360, 640), 25.0, 44100, 0.013),
 }
 
 

@@ -24,3 +24,11 @@ class ConfigError(AvsalError):
 
 class WeightsError(AvsalError):
     """A checkpoint cannot be found, verified, converted or loaded."""
+
+
+class DownloadError(WeightsError, DataError):
+    """A file cannot be fetched, is not what it must be, or cannot be unpacked."""
+
+
+class OutputError(AvsalError):
+    """A result cannot be written: a read-only folder, a full disk, a name that is taken by something else."""

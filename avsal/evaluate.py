@@ -133,8 +133,9 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
     """Score everything and return the results, without writing them."""
     from avsal.data.predictions import find_pairs
+    from avsal.files import sha256_of
     from avsal.metrics.saliency import SaliencyMetrics
-    from avsal.results import Checkpoint, Data, Failure, Results, Stopwatch, fingerprint, sha256_of
+    from avsal.results import Checkpoint, Data, Failure, Results, Stopwatch, fingerprint
 
     watch = Stopwatch()
     conventions = _conventions(args)
@@ -219,7 +220,7 @@ def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
 
 def write_csv(results: Results, path: Path) -> None:
     """Write one line per video, and the data set's own, with scores and numbers of frames."""
-    from avsal.results import write_text
+    from avsal.files import write_text
 
     metrics = list(results.metrics)
     columns = ["video", *metrics, "frames", "frames_failed", *(f"frames_{m}" for m in metrics)]

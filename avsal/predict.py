@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import shutil
 import sys
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
+from avsal.files import sha256_of, writing
 
 if TYPE_CHECKING:
     from avsal.data.gaze.tables import TimeUnit, Units
@@ -241,8 +240,6 @@ def _fingerprint(checkpoint: str) -> str | None:
     if path.is_dir():
         path = path / "model.safetensors"
     if path.is_file():
-        from avsal.zoo.cache import sha256_of
-
         return sha256_of(path)
     from avsal.zoo.registry import entries
 
@@ -278,8 +275,6 @@ def _with_gaze(settings: Settings, gaze: Path | None, paths: Sequence[Path]) -> 
         raise ConfigError(f"{paths[0]}: --gaze belongs to a video, this is a picture.")
     if not gaze.is_file():
         raise DataError(f"{gaze}: there is no such gaze file; check the name.")
-    from avsal.zoo.cache import sha256_of
-
     return replace(settings, gaze=gaze.name, gaze_sha256=sha256_of(gaze))
 
 
@@ -401,46 +396,14 @@ def _one(
         )
     if module is None:
         raise ConfigError(f"{path}: no model was loaded.")
-    _clean(folder)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
     began = time.perf_counter()
-    try:
+    with writing(folder) as partial:
+        partial.mkdir()
         summary = _write(module, path, partial, settings, batch_size, tick, gaze)
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["frames_per_second"] = round(summary["frames"] / max(summary["seconds"], 1e-9), 2)
         (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-        if folder.exists():
-            aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-            os.replace(folder, aside)
-            os.replace(partial, folder)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Outcome(path, "done", folder, summary["warning"], summary["frames"], summary["seconds"])
-
-
-def _clean(folder: Path) -> None:
-    """Remove what killed runs left beside a result folder."""
-    mark = re.compile(re.escape(f".{folder.name}.") + r"(?:partial|old)-(\d+)")
-    for stale in folder.parent.iterdir():
-        found = mark.fullmatch(stale.name)
-        if found and not _alive(int(found[1])):
-            shutil.rmtree(stale, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _write(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from avsal.errors import DataError
+from avsal.files import sha256_of, write_text
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, Trainer
@@ -239,9 +240,8 @@ class Results(_Part):
             stem = "-".join(
                 re.sub(r"[^\w.-]+", "_", Path(p).stem if p is parts[1] else p) for p in parts if p
             )
-            target = free_name(target / f"{stem}.json")
-        write_text(target, self.model_dump_json(indent=1) + "\n")
-        return target
+            return write_text(target / f"{stem}.json", self.model_dump_json(indent=1) + "\n", unique=True)
+        return write_text(target, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -265,32 +265,6 @@ class Results(_Part):
             first = error.errors()[0]
             place = ".".join(str(p) for p in first["loc"]) or "file"
             raise DataError(f"{path}: no results file of avsal ({place}: {first['msg']}).") from error
-
-
-def free_name(path: Path) -> Path:
-    """Return the path, or with a number added where it is taken."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_stem(f"{path.stem}-{number}")
-    return candidate
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(names: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from avsal.errors import ConfigError
+from avsal.files import writing
 from avsal.metrics.saliency import SaliencyMetrics
 
 if TYPE_CHECKING:
@@ -146,11 +147,8 @@ class Collect(Callback):
             "spent": self.timing.spent, "maps": self.timing.maps, "elapsed": now - self.clock,
             "rank": trainer.global_rank,
         }  # fmt: skip
-        path = self.folder / f"{trainer.global_rank}-{uuid.uuid4().hex}.npz"
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            np.savez(file, units=np.array(self.units), extra=np.array(json.dumps(extra)), **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
+        with writing(self.folder / f"{trainer.global_rank}-{uuid.uuid4().hex}.npz") as path:
+            np.savez(path, units=np.array(self.units), extra=np.array(json.dumps(extra)), **arrays)  # type: ignore[arg-type]
         self.units, self.begin, self.clock = [], self.end, now
         self.timing.reset()
 
@@ -248,13 +246,9 @@ def write_frames(frames: dict[str, np.ndarray], results: Path) -> Path | None:
     """
     if not frames:
         return None
-    path = frames_path(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(file, **frames)  # type: ignore[arg-type]
-    partial.replace(path)
-    return path
+    with writing(frames_path(results)) as path:
+        np.savez_compressed(path, **frames)  # type: ignore[arg-type]
+    return frames_path(results)
 
 
 def frames_path(results: Path) -> Path:

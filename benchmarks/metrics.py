@@ -288,7 +288,7 @@ def main() -> None:
     text = table(args.frames, args.repeats)
     print(text)
     if args.out:
-        from avsal.results import write_text
+        from avsal.files import write_text
 
         write_text(args.out, text)
 

@@ -18,9 +18,11 @@ PACKAGE = ROOT / "avsal"
 #: Every room below the commands, and the rooms of avsal that it may import.
 ALLOWED = {
     "errors": set(),
+    "files": {"errors"},
+    "downloads": {"errors", "files"},
     "types": {"errors"},
-    "io": {"errors"},
-    "data": {"errors", "types", "io"},
+    "io": {"errors", "files"},
+    "data": {"errors", "files", "downloads", "types", "io"},
     "losses": {"errors", "types"},
     "nn": {"errors", "types"},
     "metrics": {"errors", "types"},

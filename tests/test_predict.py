@@ -562,7 +562,8 @@ def test_a_killed_run_leaves_nothing_half_written(
         child.wait()
     assert (out / "first" / "summary.json").is_file()  # finished work is there
     assert not (out / "clip").exists()
-    assert [p.name for p in out.iterdir() if p.name != "first"] == [f".clip.partial-{child.pid}"]
+    (left,) = [p.name for p in out.iterdir() if p.name != "first"]
+    assert left.startswith(".clip.")
     assert run(first, clip) == 0
     assert sorted(p.name for p in out.iterdir()) == ["clip", "first"]
     assert summary_of(out / "clip")["frames"] == 24

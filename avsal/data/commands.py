@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,21 +91,6 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _progress() -> Any:
-    shown = [-1]
-
-    def progress(name: str, have: int, total: int | None) -> None:
-        step = have * 100 // total if total else have >> 24
-        if sys.stderr.isatty() and step != shown[0]:
-            shown[0] = step
-            of = f" of {total / 1e6:.0f} MB ({step} %)" if total else ""
-            print(f"\r  {name}: {have / 1e6:.0f} MB{of}   ", end="", file=sys.stderr, flush=True)
-            if total and have >= total:
-                print(file=sys.stderr)
-
-    return progress
-
-
 def _fetch(arguments: argparse.Namespace) -> int:
     from avsal.data.catalog import entry
     from avsal.data.fetch import fetch
@@ -118,7 +102,6 @@ def _fetch(arguments: argparse.Namespace) -> int:
         arguments.out,
         split=arguments.split,
         max_videos=arguments.max_videos,
-        progress=_progress(),
     )
     if got:
         print(f"Now verify it: avsal data check {arguments.out}")
@@ -143,6 +126,7 @@ def _module(arguments: argparse.Namespace) -> Any:
 
 def _check(arguments: argparse.Namespace) -> int:
     from avsal.data.check import as_json, check, table
+    from avsal.files import write_text
 
     module = _module(arguments)
     progress = (
@@ -154,10 +138,7 @@ def _check(arguments: argparse.Namespace) -> int:
     print(f"{arguments.dir}: read by {type(module).__name__}")
     print(table(reports))
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        part = arguments.json.with_name(arguments.json.name + ".part")
-        part.write_text(json.dumps(as_json(reports), indent=1) + "\n", encoding="utf-8")
-        os.replace(part, arguments.json)
+        write_text(arguments.json, json.dumps(as_json(reports), indent=1) + "\n")
     return 1 if any(r.problems for r in reports) else 0
 
 

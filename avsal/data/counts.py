@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from avsal.data.cache import cache_dir
 from avsal.data.items import VideoItem
+from avsal.errors import OutputError
+from avsal.files import cache_folder, write_text
 
 
 class Counts:
@@ -24,7 +24,7 @@ class Counts:
 
     def __init__(self, root: Path | None) -> None:
         name = hashlib.sha256(str(root.absolute() if root else "").encode()).hexdigest()[:16]
-        self.path = cache_dir() / "index" / f"{name}.json"
+        self.path = cache_folder() / "index" / f"{name}.json"
         self._new = False
         try:
             self._known: dict[str, list[float]] = json.loads(self.path.read_text(encoding="utf-8"))
@@ -58,10 +58,5 @@ class Counts:
         """Write the cache, if there is anything new and it can be written."""
         if not self._new:
             return
-        part = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(self._known), encoding="utf-8")
-            os.replace(part, self.path)
-        except OSError:
-            part.unlink(missing_ok=True)  # a read-only cache costs time, nothing else
+        with contextlib.suppress(OutputError):  # a read-only cache costs time, nothing else
+            write_text(self.path, json.dumps(self._known))

@@ -1,140 +1,15 @@
-"""Downloads of data sets: resumed where they stopped, and never complete in appearance only."""
+"""`avsal data fetch`: data sets, or how to get them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tarfile
-import time
-import urllib.error
-import urllib.request
-import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from avsal.data.catalog import Entry
+from avsal.downloads import download, extract
 from avsal.errors import DataError
-
-Progress = Callable[[str, int, int | None], None]
-CHUNK = 1 << 20
-TRIES = 5
-
-
-def download(url: str, target: Path, progress: Progress | None = None) -> str:
-    """Download a file, going on where an earlier attempt stopped.
-
-    The part lies beside the target under the name `<target>.part` until it is complete.
-
-    Args:
-        url: the address.
-        target: the file to make.
-        progress: called with (name, bytes so far, bytes in all or None).
-
-    Returns:
-        The sha256 of the file.
-
-    Raises:
-        DataError: the server does not answer, refuses, or keeps breaking off.
-    """
-    part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    reason = ""
-    for attempt in range(TRIES):
-        have = part.stat().st_size if part.exists() else 0
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                resumed = answer.status == 206
-                have = have if resumed else 0
-                length = answer.headers.get("Content-Length")
-                total = have + int(length) if length is not None else None
-                with open(part, "ab" if resumed else "wb") as file:
-                    while block := answer.read(CHUNK):
-                        file.write(block)
-                        have += len(block)
-                        if progress:
-                            progress(target.name, have, total)
-            if total is None or have == total:
-                digest = sha256(part)
-                os.replace(part, target)
-                return digest
-            reason = f"the connection broke off at {have} of {total} bytes"
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and have:  # the part is as long as the file, or longer: begin again
-                part.unlink()
-                continue
-            raise DataError(
-                f"{url}: the server answers {error.code} {error.reason}. The data set's page may say more."
-            ) from error
-        except (urllib.error.URLError, OSError) as error:
-            reason = str(getattr(error, "reason", error))
-        time.sleep(min(2**attempt, 8) if attempt + 1 < TRIES else 0)
-    raise DataError(f"{url}: {reason}. What arrived is kept in {part.name}; run the command again to go on.")
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def extract(archive: Path, folder: Path, only: Callable[[str], bool] | None = None) -> list[Path]:
-    """Unpack a tar or zip archive; a member that would leave the folder is refused.
-
-    Args:
-        archive: the file.
-        folder: where to.
-        only: takes a member's name and says whether it is wanted.
-
-    Raises:
-        DataError: the archive is damaged, or holds a path outside the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as content:
-                for member in content.infolist():
-                    if member.is_dir() or (only and not only(member.filename)):
-                        continue
-                    made.append(_member(folder, member.filename, archive))
-                    with content.open(member) as source:
-                        _write(source, made[-1])
-        else:
-            with tarfile.open(archive) as content:
-                for item in content:
-                    if not item.isfile() or (only and not only(item.name)):
-                        continue
-                    inner = content.extractfile(item)
-                    assert inner is not None
-                    made.append(_member(folder, item.name, archive))
-                    _write(inner, made[-1])
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataError(f"{archive}: damaged archive ({error}); remove it and fetch it again.") from error
-    return made
-
-
-def _member(folder: Path, name: str, archive: Path) -> Path:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(
-            f"{archive}: the member {name!r} would be written outside {folder}; the archive is not unpacked."
-        )
-    return folder / path
-
-
-def _write(source: IO[bytes], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    with open(part, "wb") as file:
-        shutil.copyfileobj(source, file, CHUNK)
-    os.replace(part, target)
+from avsal.files import read_json, sha256_of, write_json
 
 
 def fetch(
@@ -143,7 +18,6 @@ def fetch(
     *,
     split: str | None = None,
     max_videos: int | None = None,
-    progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Fetch a data set into a folder, or say how to get it.
@@ -153,7 +27,6 @@ def fetch(
         out: the folder.
         split: only "train" or "test" (sets on the Hub).
         max_videos: only so many videos of each split (sets on the Hub).
-        progress: called while downloading.
         say: prints a line.
 
     Returns:
@@ -170,19 +43,17 @@ def fetch(
         return False
     say(f"{entry.title}: {entry.licence}. Cite: {entry.cite}.")
     done_file = out / ".fetched.json"
-    done: dict[str, str] = json.loads(done_file.read_text()) if done_file.is_file() else {}
+    done = read_json(done_file)
     for url, where in entry.urls:
         if url in done:
             say(f"  {url.rsplit('/', 1)[1]}: there already")
             continue
         archive = out / "archives" / url.split("/data/", 1)[-1].replace("/", "_")
-        digest = download(url, archive, progress) if not archive.is_file() else sha256(archive)
+        digest = download(url, archive) if not archive.is_file() else sha256_of(archive)
         files = extract(archive, out / where, None)
         _lift(out / where, where, files)
         done[url] = digest
-        part = done_file.with_name(done_file.name + ".part")
-        part.write_text(json.dumps(done, indent=1))
-        os.replace(part, done_file)
+        write_json(done_file, done)
         archive.unlink()
         say(f"  {url.rsplit('/', 1)[1]}: {len(files)} files, sha256 {digest}")
     return True

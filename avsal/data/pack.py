@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from avsal.data.fixations import FixationTable, IntArray
 from avsal.data.frames import FramePreprocessor
 from avsal.data.items import NO_POINTS, Annotation, Frames, OpenItem, PointAnnotation, VideoItem
 from avsal.errors import AvsalError, ConfigError, DataError
+from avsal.files import writing
 from avsal.types import ClipSpec
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def pack(
     out = Path(out).expanduser()
     if out.exists():
         raise ConfigError(f"{out} exists already; give another name or remove it yourself.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list[str]] = {}
     items: dict[str, VideoItem] = {}
     skipped: list[str] = []
@@ -89,29 +88,24 @@ def pack(
             found = []
         splits[split] = [item.name for item in found]
         items |= {item.name: item for item in found}
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with h5py.File(part, "w") as file:
-            for done, (name, item) in enumerate(items.items(), 1):
-                try:
-                    _write_video(file, item, spec)
-                except AvsalError as error:
-                    if data.strict:
-                        raise
-                    if name in file:
-                        del file[name]
-                    skipped.append(f"{name}: {error}")
-                    splits = {split: [n for n in names if n != name] for split, names in splits.items()}
-                if progress:
-                    progress(done, len(items), name)
-            if not any(splits.values()):
-                raise DataError("Nothing to pack: " + " | ".join(skipped[:3]))
-            file.attrs["avsal_pack"] = FORMAT
-            file.attrs["splits"] = json.dumps(splits)
-            file.attrs["spec"] = json.dumps(frame_key(spec))
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(out) as part, h5py.File(part, "w") as file:
+        for done, (name, item) in enumerate(items.items(), 1):
+            try:
+                _write_video(file, item, spec)
+            except AvsalError as error:
+                if data.strict:
+                    raise
+                if name in file:
+                    del file[name]
+                skipped.append(f"{name}: {error}")
+                splits = {split: [n for n in names if n != name] for split, names in splits.items()}
+            if progress:
+                progress(done, len(items), name)
+        if not any(splits.values()):
+            raise DataError("Nothing to pack: " + " | ".join(skipped[:3]))
+        file.attrs["avsal_pack"] = FORMAT
+        file.attrs["splits"] = json.dumps(splits)
+        file.attrs["spec"] = json.dumps(frame_key(spec))
     return skipped + list(data.left_out.values())
 
 

@@ -47,8 +47,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -60,6 +58,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.errors import ConfigError, DataError
+from avsal.files import explained, writing
 
 VERSION = 1
 WIDTH, HEIGHT, FPS, RATE = 160, 120, 25, 22050
@@ -690,18 +689,14 @@ def generate(
     out = Path(out).expanduser().absolute()
     if _complete(out, spec):
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with explained(out, everything=True):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (out.parent / f".{out.name}.lock").touch()
     with FileLock(str(out.parent / f".{out.name}.lock")):
         if _complete(out, spec):  # another process wrote it while we waited
             return out
-        part = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
-        try:
+        with writing(out) as part:  # an older folder is empty, as `_complete` made sure
             _write_set(part, spec, workers or min(8, os.cpu_count() or 1), progress)
-            if out.is_dir():  # empty, as `_complete` made sure
-                out.rmdir()
-            part.replace(out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return out
 
 

@@ -7,8 +7,6 @@ a file under its final name is always whole.
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -22,6 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from avsal.errors import ConfigError, MediaError
+from avsal.files import Partial
 from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, origin, packets
 
 if TYPE_CHECKING:
@@ -167,23 +166,6 @@ def draw_points(
     return out
 
 
-class _Target:
-    """The final name of a file and the temporary one next to it."""
-
-    def __init__(self, path: StrPath) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = self.path.with_name(
-            f".{self.path.stem}.{uuid.uuid4().hex[:8]}.part{self.path.suffix}"
-        )
-
-    def keep(self) -> None:
-        os.replace(self.temporary, self.path)
-
-    def discard(self) -> None:
-        self.temporary.unlink(missing_ok=True)
-
-
 class VideoWriter:
     """Write pictures at given times as a video, with the sound of another file.
 
@@ -227,11 +209,11 @@ class VideoWriter:
         self._rate = Fraction(fps).limit_denominator(1001)
         self._last = -1
         self._count = 0
-        self._target = _Target(path)
+        self._target = Partial(path)
         self._sound: _Sound | None = None
         self._out: Any = None
         try:
-            self._out = av.open(str(self._target.temporary), "w")
+            self._out = av.open(str(self._target.path), "w")
             self._video = self._add_video()
             if audio_from is not None:
                 self._sound = _Sound.open(audio_from, self._out, _COPIED[suffix])
@@ -318,7 +300,7 @@ class VideoWriter:
             with contextlib.suppress(*DECODE_ERRORS):  # a file that was given up need not be whole
                 self._out.close()
             self._out = None
-            self._target.discard()
+        self._target.discard()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -437,8 +419,8 @@ class NpyWriter:
         self.path = Path(path)
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
         self._count = 0
-        self._target = _Target(path)
-        self._file: Any = self._target.temporary.open("wb")
+        self._target = Partial(path)
+        self._file: Any = self._target.path.open("wb")
         self._header = self._write_header()
 
     def _write_header(self) -> int:
@@ -483,7 +465,7 @@ class NpyWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._target.discard()
+        self._target.discard()
 
     def __enter__(self) -> NpyWriter:
         return self

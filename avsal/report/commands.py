@@ -128,9 +128,9 @@ def say(
         figures: captions and files.
         notes: sentences for all tables; by default the legend.
     """
+    from avsal.files import write_text
     from avsal.report.render import render
     from avsal.report.tables import legend
-    from avsal.results import write_text
 
     if form is None:
         form = _SUFFIXES.get(out.suffix.lower(), "terminal") if out is not None else "terminal"

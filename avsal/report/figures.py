@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from avsal.errors import ConfigError, DataError
+from avsal.files import writing
 from avsal.report.measured import Board, Entry, shown
 from avsal.report.published import LABELS
 from avsal.report.records import Record
@@ -268,8 +269,9 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=130, format="png", bbox_inches="tight")
-    _pyplot().close(figure)
-    partial.replace(path)
+    try:
+        with writing(path) as partial:
+            figure.savefig(partial, dpi=130, format="png", bbox_inches="tight")
+    finally:
+        _pyplot().close(figure)
     return path

@@ -215,7 +215,7 @@ def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str,
 
 def file_hash(name: str | Path) -> str | None:
     """Return the sha256 of the file that weights are in: of a path, or as the registry states it for a name."""
-    from avsal.results import sha256_of
+    from avsal.files import sha256_of
     from avsal.zoo.registry import entries
 
     if isinstance(name, Path):

@@ -6,8 +6,9 @@ import inspect
 import urllib.error
 
 from avsal.errors import AvsalError
+from avsal.files import redact, sha256_of
 from avsal.zoo import web
-from avsal.zoo.cache import packaged_path, redact, sha256_of
+from avsal.zoo.cache import packaged_path
 from avsal.zoo.conversion import BACKBONES, formats
 from avsal.zoo.registry import (
     Checkpoint,

@@ -13,9 +13,10 @@ from rich.text import Text
 from torch import Tensor
 
 from avsal.errors import AvsalError, WeightsError
+from avsal.files import cache_folder
 from avsal.models import create_model, list_models
 from avsal.nn.cost import Cost, count
-from avsal.zoo.cache import cache_folder, is_cached
+from avsal.zoo.cache import is_cached
 from avsal.zoo.conversion import BACKBONES
 from avsal.zoo.load import load_checkpoint
 from avsal.zoo.origins import Access

@@ -13,7 +13,8 @@ import re
 from pathlib import Path
 
 from avsal.errors import WeightsError
-from avsal.zoo.cache import Fetched, locked, offline, redact, sha256_of
+from avsal.files import locked, redact, sha256_of
+from avsal.zoo.cache import Fetched, offline
 
 logger = logging.getLogger("avsal.zoo")
 

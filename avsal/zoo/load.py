@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from avsal.errors import AvsalError, WeightsError
-from avsal.zoo.cache import cache_folder, locked, packaged_path, redact, sha256_of
+from avsal.files import cache_folder, locked, redact, sha256_of
+from avsal.zoo.cache import packaged_path
 from avsal.zoo.conversion import convert_backbone
 from avsal.zoo.hub import fetch_from_hub
 from avsal.zoo.origins import Access, Loaded, converted, load_origin

@@ -13,20 +13,10 @@ import torch
 from torch import Tensor
 
 import avsal
+from avsal.downloads import extract_member, is_archive
 from avsal.errors import WeightsError
-from avsal.zoo.archive import extract_member, is_archive
-from avsal.zoo.cache import (
-    Fetched,
-    cache_folder,
-    conversion_folder,
-    fingerprint,
-    locked,
-    offline,
-    read_json,
-    redact,
-    sha256_of,
-    write_json,
-)
+from avsal.files import cache_folder, locked, read_json, redact, sha256_of, write_json
+from avsal.zoo.cache import Fetched, conversion_folder, fingerprint, offline
 from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
 from avsal.zoo.hub import fetch_from_hub, hub_files
 from avsal.zoo.registry import Checkpoint, HubOrigin, Origin, PageOrigin, ReleaseOrigin, UrlOrigin, find

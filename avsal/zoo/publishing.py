@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from avsal.errors import WeightsError
-from avsal.zoo.cache import cache_folder, sha256_of
+from avsal.files import cache_folder, sha256_of
 from avsal.zoo.card import Facts, facts_of, model_card
 from avsal.zoo.hub import explain, is_transport
 from avsal.zoo.load import load_checkpoint

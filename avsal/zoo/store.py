@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 import avsal
 from avsal.errors import ConfigError, WeightsError
+from avsal.files import write_text, writing
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
@@ -115,24 +115,12 @@ def write_checkpoint(
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(value, dtype) for name, value in state.items()}
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-    try:
-        save_file(
-            tensors,
-            temporary / WEIGHTS_FILE,
-            metadata={"format": "pt", "avsal": json.dumps(config, sort_keys=True)},
-        )
-        _order_metadata(temporary / WEIGHTS_FILE)
-        (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        # mkdtemp and safetensors write for the owner only; a shared cache needs the user's own umask.
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            (temporary / name).chmod(0o666 & ~_umask())
-            os.replace(temporary / name, folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(folder / WEIGHTS_FILE) as path:
+        save_file(tensors, path, metadata={"format": "pt", "avsal": json.dumps(config, sort_keys=True)})
+        _order_metadata(path)
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+        write_text(folder / CONFIG_FILE, text + "\n")
     return folder
 
 
@@ -150,12 +138,6 @@ def _order_metadata(path: Path) -> None:
         target.write(len(text).to_bytes(8, "little") + text)
         shutil.copyfileobj(source, target)
     os.replace(ordered, path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -1,8 +1,4 @@
-"""Fetching from plain addresses and GitHub releases, with resume, verified by us.
-
-The standard library's client is used: the Hub's one is private, and cannot ask a server whether the first half of a
-file is still that of the same file (If-Range), which is what makes it safe to go on after a killed process.
-"""
+"""Fetching from plain addresses and GitHub releases, into the cache."""
 
 from __future__ import annotations
 
@@ -11,28 +7,20 @@ import hashlib
 import http.client
 import json
 import logging
-import os
 import re
-import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
 
+from avsal.downloads import download, open_url
 from avsal.errors import WeightsError
-from avsal.zoo.cache import Fetched, locked, offline, read_json, redact, safe_name, sha256_of, write_json
+from avsal.files import locked, read_json, redact, safe_name, sha256_of, write_json
+from avsal.zoo.cache import Fetched, offline
 
 logger = logging.getLogger("avsal.zoo")
 
 GITHUB = "https://github.com"
 GITHUB_API = "https://api.github.com"
-#: Attempts for one address; each goes on where the last one broke off.
-ATTEMPTS = 5
-#: Seconds without a byte after which a connection counts as broken.
-TIMEOUT = 30.0
-_CHUNK = 1 << 20
 
 
 def fetch_url(
@@ -72,39 +60,9 @@ def fetch_url(
             raise WeightsError(
                 f"{what}: not in the cache, and fetching is switched off (HF_HUB_OFFLINE or local_files_only)"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (path.name + ".part")
-        _download(url, partial)
-        digest = sha256_of(partial)
-        if (sha256 and digest != sha256) or not digest.startswith(sha256_prefix or ""):
-            partial.unlink()
-            raise WeightsError(
-                f"{what}: sha256 {digest[:16]}…, expected {(sha256 or sha256_prefix or '')[:16]}…; "
-                "the file was refused"
-            )
-        os.replace(partial, path)
+        digest = download(url, path, sha256=sha256, sha256_prefix=sha256_prefix)
         write_json(record, {"url": what, "sha256": digest, "size": path.stat().st_size})
-        (folder / (path.name + ".part.json")).unlink(missing_ok=True)
         return Fetched(path, url, digest, path.stat().st_size)
-
-
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """A redirect stays on the web, and never falls from https to http."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (urlsplit(req.full_url).scheme == "https" and scheme == "http"):
-            raise urllib.error.URLError(f"refused to be redirected to {redact(newurl)}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _open(url: str, headers: dict[str, str]) -> Any:
-    import avsal
-
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise urllib.error.URLError("only http and https addresses are fetched")
-    request = urllib.request.Request(url, headers={"User-Agent": f"avsal/{avsal.__version__}", **headers})
-    return urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT)
 
 
 def answers(url: str) -> None:
@@ -114,7 +72,7 @@ def answers(url: str) -> None:
         WeightsError: it does not answer, or not with a file.
     """
     try:
-        with _open(url, {"Range": "bytes=0-0"}) as answer:
+        with open_url(url, {"Range": "bytes=0-0"}) as answer:
             kind = answer.headers.get_content_type()
     except urllib.error.HTTPError as error:
         error.close()
@@ -123,64 +81,6 @@ def answers(url: str) -> None:
         raise WeightsError(redact(str(getattr(error, "reason", error)))) from error
     if kind == "text/html":
         raise WeightsError("the server answered with a web page")
-
-
-def _download(url: str, partial: Path) -> None:
-    """Write the file at `url` to `partial`, going on from what is there if the server confirms that it fits."""
-    state = partial.with_name(partial.name + ".json")
-    reason = ""
-    for attempt in range(ATTEMPTS):
-        validator = read_json(state).get("validator")
-        done = partial.stat().st_size if validator and partial.is_file() else 0
-        headers = {"Range": f"bytes={done}-", "If-Range": validator} if done and validator else {}
-        try:
-            with _open(url, headers) as answer:
-                goes_on = answer.status == 206
-                total = _total(answer, done if goes_on else 0)
-                # A weak ETag does not promise equal bytes, so it cannot be used to go on.
-                etag = answer.headers.get("ETag") or ""
-                validator = (
-                    etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
-                )
-                write_json(state, {"validator": validator})
-                with partial.open("ab" if goes_on else "wb") as file:
-                    _copy(answer, file, total, done if goes_on else 0, safe_name(url))
-            size = partial.stat().st_size
-            if total is None or size == total:
-                state.unlink(missing_ok=True)
-                return
-            reason = f"broke off after {size} of {total} bytes"
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # the file there is shorter than our part of it: begin again
-                partial.unlink(missing_ok=True)
-            elif error.code < 500 and error.code != 429:
-                raise WeightsError(
-                    f"{redact(url)}: the server answered {error.code} {error.reason}"
-                ) from error
-            reason = f"the server answered {error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:
-            reason = redact(str(getattr(error, "reason", error)) or type(error).__name__)
-        if attempt + 1 < ATTEMPTS:
-            logger.warning("%s: %s; trying again.", redact(url), reason)
-            time.sleep(min(2**attempt, 8))
-    raise WeightsError(f"{redact(url)}: {reason} (tried {ATTEMPTS} times)")
-
-
-def _total(answer: Any, done: int) -> int | None:
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        return None
-    length = answer.headers.get("Content-Length")
-    return int(length) + done if length is not None and length.isdigit() else None
-
-
-def _copy(answer: IO[bytes], file: IO[bytes], total: int | None, done: int, name: str) -> None:
-    from huggingface_hub.utils import tqdm
-
-    with tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-        while chunk := answer.read(_CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
 
 
 def choose(names: Iterable[str], match: list[str], exclude: list[str], where: str) -> str:
@@ -216,7 +116,7 @@ def release_asset(repo: str, tag: str, match: list[str], exclude: list[str]) -> 
     """
     url = f"{GITHUB_API}/repos/{repo}/releases/tags/{tag}"
     try:
-        with _open(url, {"Accept": "application/vnd.github+json"}) as answer:
+        with open_url(url, {"Accept": "application/vnd.github+json"}) as answer:
             release = json.load(answer)
         assets = {str(asset["name"]): asset for asset in release["assets"]}
     except urllib.error.HTTPError as error:

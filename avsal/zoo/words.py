@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from avsal.files import redact
 from avsal.types import ClipSpec
 from avsal.zoo import web
-from avsal.zoo.cache import redact
 from avsal.zoo.registry import (
     Checkpoint,
     HubOrigin,

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import avsal.data
+from avsal import downloads
 from avsal.cli import main
-from avsal.data import fetch as fetching
 from avsal.data.catalog import ENTRIES, entry
 from avsal.data.check import check, recognise
-from avsal.data.fetch import choose_hub_files, download, extract, fetch, listed_names, wanted_member
+from avsal.data.fetch import choose_hub_files, fetch, listed_names, wanted_member
+from avsal.downloads import download, extract
 from avsal.errors import DataError
 from tests.data.test_layout import make_video, write_list
 from tests.media import tone, write_clip
@@ -142,10 +143,13 @@ class Server:
                 if outer.ranges and self.headers.get("Range"):
                     begin = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
                     self.send_response(206)
+                    size = len(outer.content)
+                    self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
                 else:
                     self.send_response(200)
                 body = outer.content[begin:]
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", '"the only version"')
                 self.end_headers()
                 self.wfile.write(body[: outer.cut] if outer.cut else body)
 
@@ -168,7 +172,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(fetching.time, "sleep", lambda _: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda _: None)
 
 
 def test_a_download_goes_on_where_it_stopped(tmp_path):
@@ -188,7 +192,7 @@ def test_a_server_without_ranges_begins_again_and_a_broken_one_keeps_the_part(tm
     assert (tmp_path / "a.bin").read_bytes() == b"x" * 1000
     with (
         Server(b"x" * 1000, cut=10) as server,
-        pytest.raises(DataError, match=r"broke off at 50 of 1000.*b.bin.part"),
+        pytest.raises(DataError, match=r"broke off after 50 of 1000.*b.bin.part"),
     ):
         download(server.url("b.bin"), tmp_path / "b.bin")
     assert not (tmp_path / "b.bin").exists()

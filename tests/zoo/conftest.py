@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from avsal import downloads
 from avsal.models.stavis import STAViSModule, authors_name
 from avsal.zoo import registry, web
 from tests.zoo.hub_server import HubServer
@@ -49,7 +50,7 @@ def hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     quick = SimpleNamespace(sleep=lambda seconds: None, time=time.time, monotonic=time.monotonic)
-    for module in (huggingface_hub.utils._http, huggingface_hub.file_download, web):
+    for module in (huggingface_hub.utils._http, huggingface_hub.file_download, downloads):
         monkeypatch.setattr(module, "time", quick)
 
 

@@ -12,9 +12,9 @@ import zipfile
 import pytest
 import torch
 
+from avsal.downloads import extract_member
 from avsal.errors import ConfigError, WeightsError
 from avsal.zoo import from_pretrained, load_state, register
-from avsal.zoo.archive import extract_member
 from avsal.zoo.commands import COMMANDS
 from avsal.zoo.store import read_pickle
 from tests.zoo.conftest import TINY, same
@@ -306,7 +306,7 @@ def test_a_redirect_off_the_web_is_refused(cache, tmp_path):
     import urllib.error
     import urllib.request
 
-    from avsal.zoo.web import _WebOnly
+    from avsal.downloads import _WebOnly
 
     request = urllib.request.Request("https://example.org/one.pth")
     for target in ("file:///etc/passwd", "ftp://example.org/x", "http://example.org/one.pth"):

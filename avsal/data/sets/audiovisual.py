@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from avsal.data.cache import cache_dir
 from avsal.data.items import OpenVideo, VideoItem, find_video
 from avsal.data.layout import fold_list, read_fold_list, read_layout
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.sets.diem_events import Eyes, OpenDIEMEvents, size_in_name
 from avsal.data.synthetic import CONDITIONS, SynthSpec, generate
 from avsal.errors import ConfigError, DataError
+from avsal.files import cache_folder
 
 
 class LayoutDataModule(SaliencyDataModule):
@@ -129,7 +129,7 @@ class SynthAVDataModule(LayoutDataModule):
         self.test_conditions = tuple(test_conditions or conditions)
         self._generate = root is None
         if self._generate:
-            self.root = cache_dir() / "synthav" / f"{self.synth.clips}-{self.synth.key}"
+            self.root = cache_folder() / "synthav" / f"{self.synth.clips}-{self.synth.key}"
 
     def prepare_data(self) -> None:
         """Generate the set if it is not there yet; several processes may call this at once."""

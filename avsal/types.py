@@ -80,7 +80,9 @@ class ClipSpec:
         target: which frame the output belongs to: "middle", "last", a 0-based index into the clip,
             or a tuple of seconds after the clip's last frame (anticipation: one map for each).
         resize: "stretch" ignores the aspect ratio; "short_side_crop" scales the short side to the
-            size and crops the centre (offset: ceil of half the excess).
+            size and crops the centre (offset: ceil of half the excess); "keep_aspect" takes the sides, multiples
+            of 16, that have the area of `size` and the picture's own aspect ratio (training clips of one batch
+            are stretched to `size`).
         via: an intermediate (height, width) that frames are first resized to (STAViS: 240, 320).
         via_filter: filter of that first step ("nearest" or "bicubic").
         antialias: whether the bilinear resize is antialiased when it shrinks.
@@ -97,7 +99,7 @@ class ClipSpec:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
     target: Literal["middle", "last"] | int | tuple[float, ...] = "last"
-    resize: Literal["stretch", "short_side_crop"] = "stretch"
+    resize: Literal["stretch", "short_side_crop", "keep_aspect"] = "stretch"
     via: tuple[int, int] | None = None
     via_filter: Literal["nearest", "bicubic"] = "nearest"
     antialias: bool = True

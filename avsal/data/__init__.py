@@ -24,6 +24,7 @@ _WHERE = {
     "DHF1KDataModule": "sets.dhf1k",
     "Hollywood2DataModule": "sets.dhf1k",
     "UCFSportsDataModule": "sets.dhf1k",
+    "PhotosDataModule": "sets.photos",
     "SALICONDataModule": "sets.salicon",
     "MIT1003DataModule": "sets.salicon",
     "AViMoSDataModule": "sets.crowdsal",

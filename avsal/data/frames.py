@@ -5,6 +5,7 @@ Whole-video prediction and training read frames through this one class, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -70,6 +71,32 @@ def crop_geometry(height: int, width: int, size: tuple[int, int]) -> tuple[tuple
     return resized, (-(-(resized[0] - size[0]) // 2), -(-(resized[1] - size[1]) // 2))
 
 
+def fitting_size(height: int, width: int, area: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
+    """Return the (H, W) of "keep_aspect": about the picture's aspect ratio and the area of `area`.
+
+    Args:
+        height: of the picture.
+        width: of the picture.
+        area: (h, w) whose product is the area.
+        multiple: both sides are multiples of it.
+    """
+    wanted, scale = height / width, math.sqrt(area[0] * area[1] / (height * width))
+    rows = height * scale / multiple
+    # The two neighbouring heights, each with the width of the right area: the better shape wins.
+    choices = []
+    for count in {max(1, math.floor(rows)), max(1, math.ceil(rows))}:
+        columns = max(1, round(area[0] * area[1] / multiple**2 / count))
+        choices += [
+            (abs(math.log(count / c / wanted)), count, c) for c in {max(1, columns - 1), columns, columns + 1}
+        ]
+    cost = [
+        (shape + 0.5 * abs(math.log(count * c * multiple**2 / (area[0] * area[1]))), count, c)
+        for shape, count, c in choices
+    ]
+    _, count, columns = min(cost)
+    return count * multiple, columns * multiple
+
+
 def seen_part(height: int, width: int, spec: ClipSpec) -> tuple[float, float, float, float]:
     """Return (top, left, bottom, right) of what the network sees of a picture, in shares of its height and width."""
     if spec.resize != "short_side_crop":
@@ -110,7 +137,10 @@ class FramePreprocessor:
                 images = images.float()
             images = resize_frames(images, resized, antialias=spec.antialias)
             return images[..., top : top + spec.size[0], left : left + spec.size[1]]
-        return resize_frames(images, spec.size, antialias=spec.antialias)
+        size = spec.size
+        if spec.resize == "keep_aspect":
+            size = fitting_size(images.shape[-2], images.shape[-1], spec.size)
+        return resize_frames(images, size, antialias=spec.antialias)
 
     def normalised(self, frames: Tensor) -> Tensor:
         """Return (3, n, H, W) float32: (n, 3, H, W) frames minus the mean, divided by the std."""

@@ -69,12 +69,16 @@ def pack(
         Sentences about videos that could not be read and are left out.
 
     Raises:
-        ConfigError: `out` exists.
+        ConfigError: `out` exists, or the network takes frames of the video's own aspect ratio.
         DataError: no video could be read.
     """
     import h5py
 
     out = Path(out).expanduser()
+    if spec.resize == "keep_aspect":
+        raise ConfigError(
+            "A pack holds frames of one size; a network that keeps the aspect ratio reads the files."
+        )
     if out.exists():
         raise ConfigError(f"{out} exists already; give another name or remove it yourself.")
     splits: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ Validation and test take every frame (or every `stride`-th), one video at a time
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -346,6 +346,8 @@ class TrainingClips(Dataset[Sample]):
         strict: bool = False,
     ) -> None:
         self.strict = strict
+        if spec.resize == "keep_aspect":  # the clips of a batch have one size
+            spec = replace(spec, resize="stretch")
         self.items, self.spec, self.seed, self.flip, self.first_id = list(items), spec, seed, flip, first_id
         self.segment = segment
         numbers = [len(self._segments(item)) for item in self.items]

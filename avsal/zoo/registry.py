@@ -122,6 +122,18 @@ class ReleaseOrigin(Origin):
     exclude: list[str] = Field(default_factory=list, description="shell patterns, none may fit")
 
 
+class InstalledOrigin(Origin):
+    """A file inside another Python package, used where that package is installed."""
+
+    kind: Literal["installed"] = "installed"
+    package: str = Field(pattern=r"^[\w.-]+$")
+    version: str = Field(pattern=r"^[\w.+-]+$")
+    file: str = Field(description="path below the folder that packages are installed in")
+    sha256: Annotated[str, _SHA256]
+
+    _check = field_validator("file")(_inside)
+
+
 class PageOrigin(Origin):
     """A page where a person can get the file; nothing is fetched from it."""
 
@@ -131,7 +143,7 @@ class PageOrigin(Origin):
 
 
 Source = Annotated[
-    PackagedSource | HubSource | UrlOrigin | HubOrigin | ReleaseOrigin | PageOrigin,
+    PackagedSource | HubSource | InstalledOrigin | UrlOrigin | HubOrigin | ReleaseOrigin | PageOrigin,
     Field(discriminator="kind"),
 ]
 
@@ -198,7 +210,12 @@ class Checkpoint(_Strict):
             raise ValueError("status 'shipped' needs a packaged source")
         if self.status == "published" and "hub" not in kinds:
             raise ValueError("status 'published' needs a hub source")
-        if self.status in ("released", "unverified") and not kinds & {"url", "hub-origin", "release"}:
+        if self.status in ("released", "unverified") and not kinds & {
+            "installed",
+            "url",
+            "hub-origin",
+            "release",
+        }:
             raise ValueError(f"status {self.status!r} needs a source that can be fetched")
         return self
 

@@ -9,6 +9,7 @@ from avsal.zoo.registry import (
     Checkpoint,
     HubOrigin,
     HubSource,
+    InstalledOrigin,
     Origin,
     PackagedSource,
     PageOrigin,
@@ -28,6 +29,8 @@ def describe(source: Source) -> str:
         return f"authors' Hub repository: {source.repo} ({' '.join(source.match)})"
     if isinstance(source, ReleaseOrigin):
         return f"authors' release: github.com/{source.repo} {source.tag} ({' '.join(source.match)})"
+    if isinstance(source, InstalledOrigin):
+        return f"Python package: {source.package}=={source.version}, {source.file}"
     member = f" → {source.member}" if source.member else ""
     if isinstance(source, UrlOrigin):
         return f"authors' file: {source.url}{member}"

@@ -38,6 +38,18 @@ def renamed(state: dict[str, Tensor], naming: str) -> dict[str, Tensor]:
             part = heads.get(layer) or (f"conv{layer[9:]}.1" if layer.startswith("b") else f"{layer}.0")
             found[f"{part}.{leaf}"] = value
         return found
+    if naming == "port":
+        leaves = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
+        found = {}
+        for name, value in state.items():
+            layer, leaf = name.split(".")
+            if layer.startswith("batchnorm") and leaf in leaves:
+                found[f"conv{layer[9:]}.{leaves[leaf]}"] = value
+            elif leaf == "weight":  # (K, 1, in, out) instead of (out, in, K, 1)
+                found[f"{layer}.weights"] = value.permute(2, 3, 1, 0)
+            elif leaf == "bias":
+                found[f"{layer}.biases"] = value
+        return found
     index = dict(enumerate((0, 4, 8, 11, 14, 18, 21), 1))
     found = {}
     for name, value in state.items():
@@ -48,8 +60,8 @@ def renamed(state: dict[str, Tensor], naming: str) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("naming", ["tensorflow", "stavis"])
-def test_all_three_namings_and_both_kernel_layouts_give_one_network(naming: str) -> None:
+@pytest.mark.parametrize("naming", ["tensorflow", "stavis", "port"])
+def test_all_four_namings_and_both_kernel_layouts_give_one_network(naming: str) -> None:
     state = Golden("soundnet").state_dict()
     one, other = from_published(state).state_dict(), from_published(renamed(state, naming)).state_dict()
     for name, value in one.items():

@@ -6,15 +6,18 @@ import io
 import json
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
 from avsal.downloads import extract_member
 from avsal.errors import ConfigError, WeightsError
-from avsal.zoo import from_pretrained, load_state, register
+from avsal.nn.soundnet import SoundNet
+from avsal.zoo import convert_backbone, from_pretrained, load_state, register
 from avsal.zoo.commands import COMMANDS
 from avsal.zoo.store import read_pickle
 from tests.zoo.conftest import TINY, same
@@ -352,3 +355,48 @@ def test_load_state_of_a_backbone_gives_our_names(server, cache, tmp_path, add_e
     network.load_state_dict(state)
     assert same(from_pretrained("sound"), network)
     assert torch.equal(state["convs.0.weight"].flatten(), published["conv1.weight"].flatten())
+
+
+def test_weights_inside_another_installed_package_are_found_checked_and_never_imported(
+    cache, add_entry, tmp_path, monkeypatch
+):
+    site = tmp_path / "site"
+    (site / "sounds").mkdir(parents=True)
+    (site / "sounds" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (site / "sounds-1.0.dist-info").mkdir()
+    (site / "sounds-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: sounds\nVersion: 1.0\n"
+    )
+    torch.manual_seed(0)
+    network = SoundNet(width=4)
+    port = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
+    layers: dict[str, dict[str, np.ndarray]] = {f"conv{number}": {} for number in range(1, 8)}
+    for number, (conv, norm) in enumerate(zip(network.convs, network.norms, strict=True), 1):
+        layers[f"conv{number}"] = {
+            "weights": conv.weight.detach().permute(2, 1, 0).unsqueeze(1).numpy(),
+            "biases": conv.bias.detach().numpy(),
+            **{ours: norm.state_dict()[theirs].numpy() for theirs, ours in port.items()},
+        }
+    stored = np.empty((), dtype=object)
+    stored[()] = layers
+    file = site / "sounds" / "sound8.npy"
+    np.save(file, stored, allow_pickle=True)
+    source = {"kind": "installed", "package": "sounds", "version": "1.0", "file": "sounds/sound8.npy"}
+    add_entry(
+        "sounds8",
+        [{**source, "sha256": sha256(file.read_bytes())}],
+        model="soundnet8",
+        task="backbone",
+        arguments={},
+    )
+    with pytest.raises(WeightsError, match=r"pip install --no-deps sounds==1\.0"):
+        load_state("sounds8")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nothing has to be fetched
+    found = convert_backbone("soundnet8", load_state("sounds8"))
+    for name, value in network.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    file.write_bytes(file.read_bytes() + b"x")
+    shutil.rmtree(cache)
+    with pytest.raises(WeightsError, match="another file"):
+        load_state("sounds8")

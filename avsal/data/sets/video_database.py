@@ -8,8 +8,6 @@ points for each frame. The rate of a video is its container's: the .mat stores 2
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +23,7 @@ from avsal.data.layout import default_sigma, fold_list, read_fold_list
 from avsal.data.matfile import load_mat
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.errors import ConfigError, DataError
+from avsal.npy import read_npy
 
 
 @dataclass(frozen=True)
@@ -156,16 +155,6 @@ class OpenDataMat:
         return PointAnnotation(table, self.sigma or default_sigma(size))
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads pickled object arrays of NumPy without running anything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {"_reconstruct", "ndarray", "dtype", "scalar"}
-        if module.split(".")[0] == "numpy" and name in allowed:
-            return super().find_class(module, name)
-        raise DataError(f"the file contains {module}.{name}, which no array of points needs; it is not read.")
-
-
 def read_points_npy(path: Path) -> list[NDArray[np.float64]]:
     """Read per-frame points: an object array (frames,) of (k, 2) x and y, or a (frames, k, 2) array with NaN.
 
@@ -173,20 +162,8 @@ def read_points_npy(path: Path) -> list[NDArray[np.float64]]:
         DataError: the file holds something else.
     """
     try:
-        data = path.read_bytes()
-        stream = io.BytesIO(data)
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        _, _, dtype = read(stream)
-        array = (
-            _ArraysOnly(stream).load() if dtype.hasobject else np.load(io.BytesIO(data), allow_pickle=False)
-        )
-        frames = [np.asarray(points, dtype=np.float64).reshape(-1, 2) for points in array]
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (OSError, ValueError, TypeError, pickle.UnpicklingError, EOFError) as error:
+        frames = [np.asarray(points, dtype=np.float64).reshape(-1, 2) for points in read_npy(path)]
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path}: not an array of points for each frame ({error}).") from error
     return [points[np.isfinite(points).all(1)] for points in frames]
 

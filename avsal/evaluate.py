@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from avsal.data.predictions import Pair, Predictions, Truth, TruthVideo
     from avsal.metrics.conventions import Conventions, Preset
     from avsal.metrics.saliency import SaliencyMetrics
-    from avsal.results import Data, Results
+    from avsal.results import Checkpoint, Data, Results
 
 _CARD = "cc,nss,auc_judd,sauc,sim"
 _PRESETS = ("default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--name", help="name of the model, for the results")
     parser.add_argument(
-        "--checkpoint", help="weights behind the predictions, for the results (file: its sha256)"
+        "--checkpoint", help="weights behind the predictions, for the results: a name, a file or a folder"
     )
     parser.add_argument("--data-name", help="name of the data set; default: the ground truth's folder")
     parser.add_argument("--split", help="name of the split, for the results")
@@ -133,9 +133,8 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
     """Score everything and return the results, without writing them."""
     from avsal.data.predictions import find_pairs
-    from avsal.files import sha256_of
     from avsal.metrics.saliency import SaliencyMetrics
-    from avsal.results import Checkpoint, Data, Failure, Results, Stopwatch, fingerprint
+    from avsal.results import Data, Failure, Results, Stopwatch, fingerprint
 
     watch = Stopwatch()
     conventions = _conventions(args)
@@ -175,10 +174,7 @@ def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
         raise DataError(f"{args.ground_truth}: none of its videos is in the fold's list.")
     if len(failed) == len(outcomes):
         raise DataError(f"not one of {len(outcomes)} videos could be scored; the first: {failed[0].error}")
-    checkpoint = None
-    if args.checkpoint:
-        path = Path(args.checkpoint)
-        checkpoint = Checkpoint(name=path.name, sha256=sha256_of(path) if path.is_file() else None)
+    checkpoint = _weights(args.checkpoint) if args.checkpoint else None
     ids = dict(enumerate(prefix + p.name for p in pairs))
     protocol: dict[str, Any] = {
         "average": args.average,
@@ -234,6 +230,20 @@ def write_csv(results: Results, path: Path) -> None:
         {"video": f"all ({results.protocol['average']} average)", **results.metrics, **results.frames}
     )
     write_text(path, text.getvalue())
+
+
+def _weights(source: str) -> Checkpoint:
+    """Return what the weights behind the predictions are known by; of a name that avsal does not know, the name."""
+    from avsal.files import sha256_of
+    from avsal.results import Checkpoint, checkpoint_of
+    from avsal.zoo import from_pretrained
+
+    path = Path(source).expanduser()
+    try:
+        known = checkpoint_of(from_pretrained(source, local_files_only=True))
+    except AvsalError:  # another program's weights, or ours that are not on this machine
+        known = Checkpoint(sha256=sha256_of(path) if path.is_file() else None)
+    return known.model_copy(update={"name": path.name})
 
 
 def report(results: Results, outcomes: list[Outcome]) -> None:

@@ -103,11 +103,11 @@ def evaluate(
         if runner.global_rank != 0:
             return None
     shards = Shards(folder)
-    results, filled = _assemble(module, data, metric, shards, checkpoint, len(units))
+    source = Checkpoint(name=checkpoint, sha256=sha256, weights=weights)
+    results, filled = _assemble(module, data, metric, shards, source, len(units))
     protocol_fields = {**results.protocol, "protocol": protocol}
     results = results.model_copy(
         update={
-            "checkpoint": Checkpoint(name=checkpoint, sha256=sha256, weights=weights),
             "protocol": protocol_fields | ({"sound": sound} if sound != "own" else {}),
             "cost": cost_of(module, shards.maps, shards.spent),
             "seconds": round(shards.elapsed or time.perf_counter() - began, 3),
@@ -276,11 +276,11 @@ def _assemble(
     data: SaliencyDataModule,
     metric: Metric,
     shards: Shards,
-    checkpoint: str,
+    checkpoint: Checkpoint,
     units: int,
 ) -> tuple[Results, Metric]:
     if not shards.arrays:
-        raise DataError(f"{checkpoint}: no video of {data.name or type(data).__name__} could be scored.")
+        raise DataError(f"{checkpoint.name}: no video of {data.name or type(data).__name__} could be scored.")
     fresh = shards.fill(copy.deepcopy(metric).cpu())
     module._metrics["test"] = fresh  # type: ignore[assignment]
     module.cpu()

@@ -26,6 +26,7 @@ from avsal.files import sha256_of, write_text
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, Trainer
+    from torch import Tensor
 
     from avsal.data.items import VideoItem
     from avsal.models.base import SaliencyModule
@@ -56,12 +57,13 @@ class Checkpoint(_Part):
     """The weights behind the predictions.
 
     Attributes:
-        name: registry name, repository or file name.
+        name: registry name, repository or file name; None for weights that are known to come from none, such as
+            random ones or those of a module that was trained on in memory.
         sha256: of the file, None if there is no file. Older files of `avsal reproduce` have `weights` here.
         weights: hash of the entries as the module holds them (`weights_hash`), whatever file they came from.
     """
 
-    name: str
+    name: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     weights: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
@@ -189,6 +191,11 @@ class Results(_Part):
     command: list[str]
 
     @property
+    def weights_name(self) -> str | None:
+        """What the weights are called, None where that is not known."""
+        return self.checkpoint.name if self.checkpoint is not None else None
+
+    @property
     def complete(self) -> bool:
         """Whether every video of the split was scored or is named as failed; True where their number is not known."""
         known = {*self.videos, *(failure.item for failure in self.failed)}
@@ -231,7 +238,7 @@ class Results(_Part):
         if target.suffix != ".json":
             parts = [
                 self.model,
-                self.checkpoint.name if self.checkpoint else None,
+                self.weights_name,
                 self.data.name,
                 self.data.split,
             ]
@@ -341,12 +348,36 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return found[1].strip() if found else known or platform.machine()
 
 
-def weights_hash(module: SaliencyModule) -> str:
-    """Return the sha256 of a module's entries, names and bytes, in the order of their names."""
+def checkpoint_of(module: SaliencyModule, file: str | Path | None = None) -> Checkpoint:
+    """Return what the weights that a module holds are known by.
+
+    A name and the sha256 of a file are given only if that file holds exactly these weights: one that was written
+    again since, or a module that was trained on, is known by its entries alone.
+
+    Args:
+        module: the module.
+        file: the Lightning checkpoint it was filled from; by default what `from_pretrained` filled it from.
+    """
+    weights = weights_hash(module)
+    if file is not None and Path(file).is_file():
+        from avsal.zoo.store import read_pickle
+
+        # The sum first: a file that is replaced in between does not have the entries then.
+        sha256 = sha256_of(Path(file))
+        same = weights_hash(read_pickle(Path(file))["state_dict"]) == weights
+        return Checkpoint(name=Path(file).name, sha256=sha256 if same else None, weights=weights)
+    if module.weights_from is not None and module.weights_from[2] == weights:
+        return Checkpoint(name=module.weights_from[0], sha256=module.weights_from[1], weights=weights)
+    return Checkpoint(weights=weights)
+
+
+def weights_hash(module: SaliencyModule | Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a module's or a state dict's entries, names and bytes, in the order of their names."""
     import torch
 
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    state = module if isinstance(module, Mapping) else module.state_dict()
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -411,7 +442,7 @@ def from_test(
     module: SaliencyModule,
     datamodule: LightningDataModule,
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     seconds: float | None = None,
     split: str = "test",
     whole: bool | None = None,
@@ -423,7 +454,7 @@ def from_test(
     Args:
         module: the tested module; its `metrics("test")` hold the scores.
         datamodule: what it was tested on.
-        checkpoint: the file or name of its weights; None for weights that come from nowhere.
+        checkpoint: its weights, or the file that they were loaded from; by default see `checkpoint_of`.
         seconds: duration of the test, if it was measured.
         split: the split that was scored.
         whole: whether all batches were run; by default the trainer is asked.
@@ -440,11 +471,8 @@ def from_test(
     per_video = metric.per_video(names) if gaze is None else gaze.per_video(names, steps=True)
     videos = {str(k): v for k, v in per_video.items()}
     conventions = metric.conventions.describe() if hasattr(metric, "conventions") else {"name": "csts"}
-    source = None
-    if checkpoint:
-        path = Path(checkpoint)
-        sha256 = sha256_of(path) if path.is_file() else None
-        source = Checkpoint(name=path.name, sha256=sha256, weights=weights_hash(module))
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = checkpoint_of(module, checkpoint)
     accelerator = None
     if module.device.type == "cuda":
         import torch
@@ -465,7 +493,7 @@ def from_test(
         nodes=trainer.num_nodes if trainer is not None else 1,
         model=type(module).__name__.removesuffix("Module"),
         arguments=changed_arguments(module),
-        checkpoint=source,
+        checkpoint=checkpoint,
         data=data,
         protocol={
             "average": getattr(metric, "average", "frame"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -19,10 +20,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from avsal.errors import ConfigError, DataError, WeightsError
-from avsal.files import writing
+from avsal.files import cache_folder, writing
 from avsal.models.base import SaliencyModule, model_name
+from avsal.nn.state import make_room
+from avsal.results import checkpoint_of, weights_hash
+from avsal.zoo.load import fill, load_checkpoint
+from avsal.zoo.origins import Access
 from avsal.zoo.store import START_ARGUMENTS
 
 #: Everything that may stand at the top of a configuration file.
@@ -177,6 +183,8 @@ class WriteResults(Callback):
         from avsal.scorefiles import Timing
 
         self._began = time.perf_counter()
+        if isinstance(pl_module, SaliencyModule):
+            self._weights = checkpoint_of(pl_module, trainer.ckpt_path)
         self._timing = Timing(pl_module.network) if isinstance(pl_module, SaliencyModule) else None
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -198,7 +206,7 @@ class WriteResults(Callback):
             maps, spent = (sum(share[k] for share in shares) for k in (0, 1))
             skipped = {k: v for share in shares for k, v in share[2].items()}
         result = from_test(
-            pl_module, datamodule, checkpoint=trainer.ckpt_path, seconds=seconds, failed=skipped,
+            pl_module, datamodule, checkpoint=self._weights, seconds=seconds, failed=skipped,
             cost=cost_of(pl_module, maps, spent),
         )  # fmt: skip
         items = datamodule.split_items("test") if hasattr(datamodule, "split_items") else []
@@ -228,15 +236,24 @@ class AvsalCLI(LightningCLI):
             self.datamodule.use_spec(self.model.spec)
 
     def after_instantiate_classes(self) -> None:
-        """Resolve `last` and refuse a checkpoint of another model or configuration."""
+        """Resolve `last`, refuse a checkpoint of another model or configuration, and fill the model from others."""
         if self.subcommand is None:
             return
-        config = self.config_init[self.subcommand]
-        path = config.get("ckpt_path")
-        if path == "last":
-            path = config["ckpt_path"] = str(self._last_checkpoint())
-        if path and path not in ("best", "hpc", "registry"):
-            check_checkpoint(Path(path), self.model)
+        config, training = self.config_init[self.subcommand], self.subcommand == "fit"
+        source = str(config.get("ckpt_path") or "")
+        if source == "last":
+            source = config["ckpt_path"] = str(self._last_checkpoint())
+        if source in ("best", "hpc", "registry"):
+            return
+        path = Path(source)
+        if path.suffix == ".ckpt" or (path.is_file() and path.suffix != ".safetensors"):
+            check_checkpoint(path, self.model, training)
+        elif source:
+            config["ckpt_path"] = None  # Lightning opens its own files only
+            weights = StartFrom(self.model, source, training)
+            self.trainer.callbacks += [weights] if training else []
+        elif not training and (start := self.model.hparams.get("init_from")):
+            start_from(self.model, str(start))
 
     def _root(self) -> Path:
         root = self._get(self.config_init, "trainer").get("default_root_dir") or "runs"
@@ -335,8 +352,56 @@ class AvsalCLI(LightningCLI):
             print(f"run: {self.run_folder}" + (f"\nbest checkpoint: {best}" if best else ""))
 
 
-def check_checkpoint(path: Path, model: SaliencyModule) -> None:
+class StartFrom(Callback):
+    """Fill a module from a registry name, a file, a folder or a Hub repository, as `--ckpt_path` names them.
+
+    Args:
+        model: the module, whose configuration must be that of the weights.
+        source: as `from_pretrained` takes it.
+        training: fill it when the training begins, after the weights that its configuration starts from.
+    """
+
+    def __init__(self, model: SaliencyModule, source: str, training: bool) -> None:
+        self.loaded = load_checkpoint(source, Access(cache_folder()))
+        if "backbone" in self.loaded.config:
+            raise WeightsError(f"--ckpt_path {source}: this is a backbone; --ckpt_path takes whole models.")
+        check_arguments(source, self.loaded.config, model, training=False)
+        if training:
+            rank_zero_info(f"{source} holds weights only: the training begins at its first step.")
+        else:
+            self._fill(model)
+
+    def _fill(self, model: SaliencyModule) -> None:
+        fill(model, self.loaded)
+        model.weights_from = (self.loaded.where, self.loaded.sha256, weights_hash(model))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fill the module."""
+        if isinstance(pl_module, SaliencyModule):
+            self._fill(pl_module)
+
+
+def start_from(model: SaliencyModule, source: str) -> None:
+    """Fill a module that is not trained further from what its argument `init_from` names.
+
+    Weights that fit only in part leave the rest random: results then name no checkpoint, but the hash of what ran.
+    """
+    try:
+        loaded = load_checkpoint(source, Access(cache_folder()))
+        fill(model, loaded)
+    except WeightsError:
+        model.initialise_from(source)
+    else:
+        model.weights_from = (source, loaded.sha256, weights_hash(model))
+
+
+def check_checkpoint(path: Path, model: SaliencyModule, training: bool = True) -> None:
     """Refuse a checkpoint that is missing, unreadable, of another model or of another configuration.
+
+    Args:
+        path: a file that `lightning fit` wrote.
+        model: what the configuration builds.
+        training: the training goes on, where the optimiser's settings count too.
 
     Raises:
         WeightsError: names the file and each argument that differs.
@@ -352,24 +417,63 @@ def check_checkpoint(path: Path, model: SaliencyModule) -> None:
         raise WeightsError(
             f"{path} was not written by `lightning fit` of avsal; `avsal convert` turns authors' files into ours."
         )
+    check_arguments(path, written, model, training)
+    shapes = {name: tuple(value.shape) for name, value in content.get("state_dict", {}).items()}
+    make_room(model, content.get("state_dict", {}))
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if odd := sorted(name for name in {*own, *shapes} if own.get(name) != shapes.get(name)):
+        raise WeightsError(
+            f"{path} holds other entries than the configured {model_name(model)}: {', '.join(odd[:5])}"
+            + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
+            + ". Use the configuration it was trained with (config.yaml beside its folder)."
+        )
+
+
+def check_arguments(
+    source: Path | str, written: Mapping[str, Any], model: SaliencyModule, training: bool
+) -> None:
+    """Refuse weights of another model, or of other arguments than configured.
+
+    Args:
+        source: the weights, for the message.
+        written: their `model` and `arguments`.
+        model: what the configuration builds.
+        training: compare every argument; else only those that change what the network computes, or how it is scored.
+
+    Raises:
+        WeightsError: names each argument that differs.
+    """
     if written["model"] != model_name(model):
         raise WeightsError(
-            f"{path} is a checkpoint of {written['model']}, but the configuration builds {model_name(model)}; "
+            f"{source} is a checkpoint of {written['model']}, but the configuration builds {model_name(model)}; "
             "use that model's configuration."
         )
-    theirs, ours = dict(written["arguments"]), dict(model.hparams)
+    defaults = inspect.signature(type(model).__init__).parameters
+    theirs = {k: p.default for k, p in defaults.items() if k in model.hparams} | dict(written["arguments"])
+    ours = dict(model.hparams)
+    compared = {*theirs, *ours} - set(START_ARGUMENTS) if training else deciding_arguments(model)
     different = [
         f"{key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured"
-        for key in sorted({*theirs, *ours} - set(START_ARGUMENTS))
+        for key in sorted(compared)
         if _plain(theirs.get(key)) != _plain(ours.get(key))
     ]
     if different:
         raise WeightsError(
-            f"{path} belongs to another configuration: "
+            f"{source} belongs to another configuration: "
             + "; ".join(different)
-            + ". Resume with the configuration "
-            "it was trained with, or start a new run from its weights with --model.init_args.init_from."
+            + ". Use the configuration it was trained with"
+            + (", or start a new run from its weights with --model.init_args.init_from." if training else ".")
         )
+
+
+#: Arguments of networks that only training reads.
+_TRAINING = re.compile(r"freeze_\w+|bn_momentum|drop_path|init_std|cpc_gradient")
+
+
+def deciding_arguments(model: SaliencyModule) -> set[str]:
+    """Return the constructor arguments that change what the network computes or how it is scored."""
+    network = set(inspect.signature(type(model.network).__init__).parameters) - {"self"}
+    return {name for name in network if not _TRAINING.fullmatch(name)} | set(model.protocol_arguments)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import torch
 import avsal
 from avsal import cli
 from avsal.errors import ConfigError
-from avsal.training import AtomicCheckpointIO, check_config_file
+from avsal.results import Results, checkpoint_of, weights_hash
+from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments
+from avsal.zoo.store import START_ARGUMENTS
 
 ROOT = Path(avsal.__file__).parents[1]
 MODEL = """
@@ -295,6 +298,115 @@ def test_a_checkpoint_of_another_configuration_does_not_override_the_command_lin
     capsys.readouterr()
     assert cli.main(["fit", *files, "--ckpt_path", str(path), "--model.init_args.hidden=12"]) == 2
     assert "hidden: 8 in the checkpoint, 12 configured" in capsys.readouterr().err
+
+
+def test_a_fine_tuned_network_is_tested_without_its_training_settings(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = ["--model.init_args.lr=0.0003", "--model.init_args.weight_decay=0.1", "--trainer.max_epochs=1"]
+    assert cli.main(["fit", *files, *tuned, "--trainer.limit_train_batches=1"]) == 0
+    for command in ("test", "validate"):
+        assert cli.main([command, *files, "--ckpt_path", "last"]) == 0
+    capsys.readouterr()
+    assert cli.main(["test", *files, "--ckpt_path", "last", "--model.init_args.fusion=attention"]) == 2
+    error = capsys.readouterr().err
+    assert "fusion" in error
+    assert "lr" not in error.replace("learn", "")
+    assert cli.main(["fit", *files, "--ckpt_path", "last"]) == 2  # training on does care
+    assert "lr: 0.0003 in the checkpoint" in capsys.readouterr().err
+
+
+#: Constructor arguments that only training reads: a new argument of a model belongs here or decides about tests.
+TRAINING_ONLY = {
+    "lr", "min_lr", "weight_decay", "optimizer", "schedule", "milestones", "clip_norm", "deep_supervision", "loss",
+    "loss_weights", "loss_frames", "av_weight", "sim_norm", "alpha", "coarse_weight", "positions", "bn_momentum",
+    "drop_path", "init_std", "cpc_gradient", "freeze_bn", "freeze_encoder", "freeze_encoders", "freeze_audio",
+    "freeze_audio_bn", "freeze_image", "freeze_motion",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", avsal.list_models())
+def test_every_argument_either_decides_about_a_test_or_is_known_to_train_only(name: str) -> None:
+    small = {"size": (64, 64)} if name == "csts" else {}
+    if name == "mspi":
+        small = {"encoder": "s3d", "width": 0.25, "image_stream": "none", "audio": False}
+    module = avsal.create_model(name, **small)
+    deciding = deciding_arguments(module)
+    open_questions = set(module.hparams) - deciding - TRAINING_ONLY - set(START_ARGUMENTS)
+    assert open_questions == set()
+    assert not deciding & {"lr", "weight_decay", "optimizer", "loss_weights", "freeze_bn"}
+    assert {"size"} <= deciding
+
+
+@pytest.fixture
+def weights_file(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Weights of the tests' network under a name of the registry: what a file of the package is."""
+    from avsal.models.stavis import STAViSModule
+    from avsal.zoo import registry
+
+    torch.manual_seed(3)
+    arguments = {
+        "size": (24, 32), "via": None, "width": 8, "blocks": (1, 1, 1), "dsam_maps": 2, "hidden": 8, "audio_width": 4,
+    }  # fmt: skip
+    folder = STAViSModule(**arguments).save_pretrained(tmp_path / "saved")  # type: ignore[arg-type]
+    known = avsal.zoo.registry.find("stavis-tiny-synthav")
+    data = (folder / "model.safetensors").read_bytes()
+    source = registry.PackagedSource(file="saved.safetensors", sha256=hashlib.sha256(data).hexdigest())
+    entry = known.model_copy(update={"name": "mine", "sources": [source]})
+    monkeypatch.setitem(registry._registered, "mine", (entry, registry.citation(known)))
+    monkeypatch.setattr("avsal.zoo.load.packaged_path", lambda source: folder / "model.safetensors")
+    return str(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("how", ["--ckpt_path=mine", "--ckpt_path=FILE", "--model.init_args.init_from=mine"])
+def test_weights_by_name_and_by_file_are_the_ones_that_results_name(
+    files: list[str], weights_file: str, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["test", *files, how.replace("FILE", weights_file)]) == 0
+    (path,) = (tmp_path / "results").glob("*.json")
+    checkpoint = Results.read(path).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.sha256 == hashlib.sha256(Path(weights_file).read_bytes()).hexdigest()
+    assert checkpoint.weights == weights_hash(avsal.from_pretrained(weights_file))
+    assert checkpoint.name is not None
+    assert cli.main(["validate", *files, how.replace("FILE", weights_file)]) == 0
+
+
+def test_training_starts_from_a_registry_name(files: list[str], weights_file: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    still = [
+        "--model.init_args.lr=1e-12",
+        "--model.init_args.weight_decay=0",
+        "--trainer.limit_train_batches=1",
+    ]
+    assert cli.main(["fit", *files, *still, "--trainer.max_epochs=1", "--ckpt_path=mine"]) == 0
+    expected, found = load_file(weights_file), weights(tmp_path)
+    parameters = [name for name in expected if "running" not in name and "num_batches" not in name]
+    assert len(parameters) > 20
+    for name in parameters:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-9)
+
+
+def test_a_misspelt_name_of_weights_is_guessed(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["test", *files, "--ckpt_path=stavis-tiny-synthv"]) == 2
+    assert "stavis-tiny-synthav" in capsys.readouterr().err
+
+
+def test_results_of_random_weights_and_of_a_file_that_changed_name_no_file(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["test", *files]) == 0
+    (path,) = (tmp_path / "results").glob("*.json")
+    checkpoint = Results.read(path).checkpoint
+    assert checkpoint is not None
+    assert (checkpoint.name, checkpoint.sha256) == (None, None)
+    assert checkpoint.weights is not None
+    module = avsal.from_pretrained("stavis-tiny-synthav")
+    assert checkpoint_of(module).name == "stavis-tiny-synthav"
+    with torch.no_grad():
+        next(module.parameters()).add_(0.1)
+    assert checkpoint_of(module).name is None
 
 
 def test_added_callbacks_do_not_drop_ours_and_print_config_shows_the_stack(

@@ -145,6 +145,10 @@ class SaliencyModule(L.LightningModule):
     monitor: ClassVar[str] = "val/cc"
     #: Citation key or reference of the paper, for model cards.
     paper: ClassVar[str] = ""
+    #: Constructor arguments beside the network's that change what a test computes.
+    protocol_arguments: ClassVar[tuple[str, ...]] = ()
+    #: Name, sha256 of the file, and hash of the entries that the module was filled with.
+    weights_from: tuple[str, str | None, str] | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -85,6 +85,7 @@ class BaselineModule(SaliencyModule):
     """
 
     network: Prior | FromGroundTruth
+    protocol_arguments = ("kind", "size", "sigma", "held_out", "blur", "reservoir", "seed")
 
     def __init__(
         self,

@@ -524,6 +524,7 @@ class CSTSModule(SaliencyModule):
 
     #: A gaze model has no CC: F1 picks the best checkpoint.
     monitor: ClassVar[str] = "val/f1"
+    protocol_arguments = ("metric_thresholds",)
 
     def __init__(
         self,

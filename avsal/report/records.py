@@ -61,9 +61,9 @@ class Record:
         r = self.results
         if self.untrained:
             return f"{r.model}, no checkpoint"
-        if r.model == "Baseline" and r.checkpoint is None:
+        if r.model == "Baseline" and r.weights_name is None:
             return f"baseline-{r.arguments.get('kind', 'centre')}"
-        weights = re.sub(r"-fold\d+$", "", r.checkpoint.name) if r.checkpoint else None
+        weights = re.sub(r"-fold\d+$", "", r.weights_name) if r.weights_name else None
         if weights and _TRAINED.fullmatch(weights):  # the file name of every training
             weights = "own training"
         if self.system is not None and weights in (None, self.system.name):
@@ -79,7 +79,7 @@ class Record:
             "fitted_centre",
             "shuffled",
         )
-        return r.kind == "test" and r.checkpoint is None and not computed
+        return r.kind == "test" and r.weights_name is None and not computed
 
     @property
     def architecture(self) -> dict[str, Any] | None:
@@ -111,11 +111,7 @@ class Record:
     @property
     def weights_fold(self) -> int | None:
         """The fold that the name of the weights states, None without."""
-        found = (
-            re.search(r"-fold(\d+)(\.\w+)?$", self.results.checkpoint.name)
-            if self.results.checkpoint
-            else None
-        )
+        found = re.search(r"-fold(\d+)(\.\w+)?$", self.results.weights_name or "")
         return int(found[1]) if found else None
 
     @property
@@ -168,8 +164,8 @@ def read(paths: Iterable[Path], notes: list[str]) -> list[Record]:
         except AvsalError as error:
             notes.append(f"left out: {error}")
             continue
-        name = results.checkpoint.name if results.checkpoint else None
-        stated = results.kind == "evaluate" or results.checkpoint is not None
+        name = results.weights_name
+        stated = results.kind == "evaluate" or name is not None
         system = system_of(name, results.model, results.arguments) if stated else None
         sound = str(results.protocol.get("sound") or "own")
         parts: dict[str, dict[str, Mapping[str, float]]] = {}

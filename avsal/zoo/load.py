@@ -67,12 +67,15 @@ def from_pretrained(
             or the entries do not fit the module.
     """
     access = Access(cache_folder(cache_dir), local_files_only, force_download, token)
+    from avsal.results import weights_hash
+
     loaded = load_checkpoint(source, access, revision)
     module: nn.Module
     if "backbone" in loaded.config:
         module = convert_backbone(str(loaded.config["backbone"]), loaded.state)
     else:
-        module = _fill(build(loaded.config, loaded.where), loaded, strict)
+        module = fill(build(loaded.config, loaded.where), loaded, strict)
+        module.weights_from = (os.fspath(source), loaded.sha256, weights_hash(module))
     module = module.to(device=device, dtype=dtype) if device is not None or dtype is not None else module
     return module.eval()
 
@@ -107,7 +110,8 @@ def _single(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def _fill(module: SaliencyModule, loaded: Loaded, strict: bool) -> SaliencyModule:
+def fill(module: SaliencyModule, loaded: Loaded, strict: bool = True) -> SaliencyModule:
+    """Copy a checkpoint's entries into a module (see `from_pretrained`)."""
     from avsal.nn.state import load_exact, make_room
 
     state = {name: _single(value) for name, value in loaded.state.items()}
@@ -141,7 +145,7 @@ def load_checkpoint(source: str | os.PathLike[str], access: Access, revision: st
         return load_entry(find(text), access)
     path = Path(text).expanduser()
     if path.exists():
-        return Loaded(*read_checkpoint(path), where=text)
+        return Loaded(*read_checkpoint(path), text, sha256_of(path / WEIGHTS_FILE if path.is_dir() else path))
     looks_like_file = path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".tar") or text.startswith(
         (".", "/", "~")
     )
@@ -171,7 +175,7 @@ def _from_repo(repo: str, revision: str | None, access: Access) -> Loaded:
             f"{error}. Looked for the Hub repository {repo}, as there is no file of that name here. A checkpoint of "
             "the registry is called without user/: `avsal zoo list`."
         ) from error
-    return Loaded(state, config, f"Hub repository {repo}")
+    return Loaded(state, config, f"Hub repository {repo}", weights.sha256)
 
 
 def load_entry(entry: Checkpoint, access: Access) -> Loaded:
@@ -210,7 +214,8 @@ def _from_package(entry: Checkpoint, source: PackagedSource) -> Loaded:
             + (" (it is a Git LFS pointer: `git lfs pull`)" if path.stat().st_size < 400 else "")
         )
     state, config = read_safetensors(path)
-    return Loaded(state, config or {"model": entry.model, "arguments": entry.arguments}, entry.name)
+    config = config or {"model": entry.model, "arguments": entry.arguments}
+    return Loaded(state, config, entry.name, source.sha256)
 
 
 def _from_our_hub(entry: Checkpoint, source: HubSource, access: Access) -> Loaded:
@@ -225,4 +230,5 @@ def _from_our_hub(entry: Checkpoint, source: HubSource, access: Access) -> Loade
         token=access.token,
     )
     state, config = read_safetensors(fetched.path)
-    return Loaded(state, config or {"model": entry.model, "arguments": entry.arguments}, entry.name)
+    config = config or {"model": entry.model, "arguments": entry.arguments}
+    return Loaded(state, config, entry.name, fetched.sha256)

@@ -45,11 +45,12 @@ logger = logging.getLogger("avsal.zoo")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Entries and configuration of a checkpoint, before a network is built."""
+    """Entries and configuration of a checkpoint, before a network is built, and the sha256 of the file they are in."""
 
     state: dict[str, Tensor]
     config: dict[str, Any]
     where: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
     if isinstance(source, (UrlOrigin, ReleaseOrigin)) and source.member is None:
         # Converted, the original is a second copy of the same numbers; an archive serves further entries.
         fetched.path.unlink(missing_ok=True)
-    return Loaded(*_ours(folder), where=entry.name)
+    return Loaded(*_ours(folder), entry.name, sha256_of(folder / WEIGHTS_FILE))
 
 
 def _installed(source: InstalledOrigin) -> Fetched:
@@ -210,7 +211,7 @@ def converted(entry: Checkpoint, cache: Path) -> Loaded | None:
         weights.unlink(missing_ok=True)
         (folder / "record.json").unlink(missing_ok=True)
         return None
-    return Loaded(*_ours(folder), where=entry.name)
+    return Loaded(*_ours(folder), entry.name, record["sha256"])
 
 
 def _ours(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,13 +16,14 @@ from avsal.errors import WeightsError
 from avsal.files import cache_folder, sha256_of
 from avsal.zoo.card import Facts, facts_of, model_card
 from avsal.zoo.hub import explain, is_transport
-from avsal.zoo.load import load_checkpoint
+from avsal.zoo.load import fill, load_checkpoint
 from avsal.zoo.origins import Access, Loaded
 from avsal.zoo.registry import Licence, Scores, entries
-from avsal.zoo.store import config_of, write_checkpoint
+from avsal.zoo.store import build, config_of, write_checkpoint
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
+    from avsal.results import Checkpoint as Weights
 
 CARD_FILE = "README.md"
 #: How cards write the names of metrics; the others stay as results files have them.
@@ -87,7 +88,10 @@ def publish(
         loaded = Loaded(source.state_dict(), config_of(source), type(source).__name__)
     else:
         loaded = load_checkpoint(source, Access(cache_folder(), token=token))
-    scores = [_scores(item, source) for item in results]
+    results = list(results)
+    given = [item for item in results if isinstance(item, Scores)]
+    weights = _weights(source, loaded) if len(given) < len(results) else None
+    scores = [item if isinstance(item, Scores) else _scores(item, weights) for item in results]
     facts = _facts(loaded, source, name or repo_id.rsplit("/", 1)[-1], scores, licence, notice, list(data))
     _refuse_gaps(facts, hold_rights)
     config = {
@@ -113,19 +117,31 @@ def _write(
     return folder
 
 
-def _scores(item: str | os.PathLike[str] | Scores, source: Any) -> Scores:
-    """Return the scores in a results file, if they are those of the checkpoint that is published."""
-    if isinstance(item, Scores):
-        return item
+def _weights(source: Any, loaded: Loaded) -> Weights:
+    """Return what results call the weights that are published: by their file, and by the entries of their module."""
+    from avsal.results import Checkpoint, weights_hash
+
+    module = (
+        source if isinstance(source, torch.nn.Module) else fill(build(loaded.config, loaded.where), loaded)
+    )
+    return Checkpoint(name=loaded.where, sha256=loaded.sha256, weights=weights_hash(module))
+
+
+def _scores(item: str | os.PathLike[str], weights: Weights | None) -> Scores:
+    """Return the scores in a results file, if they are those of the weights that are published."""
     from avsal.results import Results
 
     result = Results.read(Path(item))
-    scored = result.checkpoint.sha256 if result.checkpoint else None
-    path = None if isinstance(source, torch.nn.Module) else Path(source).expanduser()
-    if scored is not None and path is not None and path.is_file() and sha256_of(path) != scored:
+    tested = result.checkpoint
+    if tested is None or not tested.hashes:
         raise WeightsError(
-            f"{item} holds the scores of another checkpoint ({result.checkpoint.name if result.checkpoint else '?'}, "
-            f"sha256 {scored[:16]}…) than {path}; test this one."
+            f"{item} does not say which weights it holds the scores of; test the checkpoint with "
+            "`avsal test --ckpt_path`, or give `avsal evaluate` its --checkpoint."
+        )
+    if weights is None or not weights.same(tested):
+        raise WeightsError(
+            f"{item} holds the scores of another checkpoint ({tested.name or 'weights in memory'}, sha256 "
+            f"{sorted(tested.hashes)[0][:16]}…) than {weights.name if weights else '?'}; test this one."
         )
     metrics = {METRICS.get(k, k): round(v, 4) for k, v in result.metrics.items() if math.isfinite(v)}
     if not metrics:
@@ -185,7 +201,6 @@ def _task(config: Mapping[str, Any]) -> str:
 
 
 def _input(config: Mapping[str, Any]) -> str:
-    from avsal.zoo.store import build
     from avsal.zoo.words import input_line
 
     return input_line(build(config, "the checkpoint").spec)

@@ -11,7 +11,7 @@ import yaml
 
 from avsal.errors import ConfigError, WeightsError
 from avsal.models.stavis import STAViSModule
-from avsal.results import Results
+from avsal.results import Results, weights_hash
 from avsal.zoo import from_pretrained, publish, save_pretrained
 from avsal.zoo.registry import Scores
 from tests.zoo.conftest import TOKEN, same
@@ -21,7 +21,9 @@ SCORES = Scores(data="DIEM", source="avsal test", metrics={"CC": 0.41, "NSS": 1.
 OWN = {"licence": "cc-by-4.0", "notice": "Trained on made-up clips, for tests.", "data": ["SynthAV"]}
 
 
-def results(folder: Path, **fields) -> Path:
+def results(folder: Path, module: STAViSModule | None = None, **fields) -> Path:
+    if module is not None:
+        fields["checkpoint"] = {"weights": weights_hash(module)}
     made = Results.make(
         "test",
         **{
@@ -75,7 +77,7 @@ def test_a_branch_and_half_precision(server, cache, module):
 
 
 def test_the_card_says_what_is_known(server, cache, module, tmp_path):
-    file = results(tmp_path)
+    file = results(tmp_path, module)
     out = Path(publish(module, "user/tiny", results=[file], out=tmp_path / "out", **OWN))
     assert server.requests == []
     text = (out / "README.md").read_text()
@@ -143,6 +145,20 @@ def test_scores_of_another_checkpoint_are_refused(server, cache, module, tmp_pat
     publish(file, "user/tiny", results=[right], out=tmp_path / "out", **OWN)
     with pytest.raises(WeightsError, match="another checkpoint"):
         publish(file, "user/tiny", results=[wrong], out=tmp_path / "out", **OWN)
+
+
+def test_scores_are_those_of_the_weights_however_these_are_given(server, cache, module, tmp_path):
+    folder = save_pretrained(module, tmp_path / "saved")
+    right = results(tmp_path / "a", module)
+    nameless = results(tmp_path / "b")
+    torch.manual_seed(1)
+    wrong = results(tmp_path / "c", STAViSModule(**module.hparams))
+    for source in (module, folder, folder / "model.safetensors"):
+        publish(source, "user/tiny", results=[right], out=tmp_path / "out", **OWN)
+        with pytest.raises(WeightsError, match="another checkpoint"):
+            publish(source, "user/tiny", results=[right, wrong], out=tmp_path / "out", **OWN)
+        with pytest.raises(WeightsError, match="does not say which weights"):
+            publish(source, "user/tiny", results=[nameless], out=tmp_path / "out", **OWN)
 
 
 def test_a_refusal_of_the_hub_is_told_without_the_token(server, cache, module):

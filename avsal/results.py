@@ -25,6 +25,7 @@ from avsal.errors import DataError
 from avsal.files import sha256_of, write_text
 
 if TYPE_CHECKING:
+    import torch
     from lightning import LightningDataModule, Trainer
     from torch import Tensor
 
@@ -371,7 +372,7 @@ def checkpoint_of(module: SaliencyModule, file: str | Path | None = None) -> Che
     return Checkpoint(weights=weights)
 
 
-def weights_hash(module: SaliencyModule | Mapping[str, Tensor]) -> str:
+def weights_hash(module: torch.nn.Module | Mapping[str, Tensor]) -> str:
     """Return the sha256 of a module's or a state dict's entries, names and bytes, in the order of their names."""
     import torch
 

@@ -251,7 +251,7 @@ class AvsalCLI(LightningCLI):
         elif source:
             config["ckpt_path"] = None  # Lightning opens its own files only
             weights = StartFrom(self.model, source, training)
-            self.trainer.callbacks += [weights] if training else []
+            self.trainer.callbacks += [weights] if training else []  # type: ignore[attr-defined]
         elif not training and (start := self.model.hparams.get("init_from")):
             start_from(self.model, str(start))
 

@@ -3,6 +3,8 @@
 Xie, Liu, Li, Song: "Audio-visual saliency prediction with multisensory perception and integration", Image
 and Vision Computing, 2024. Three streams (motion, sound, still-image saliency) meet in a dense decoder; the
 motion encoder is any of seven video backbones (`avsal.nn.motion`). The map belongs to the last of 16 frames.
+With `image_stream="prior"`, which is ours, the image stream's own maps are the prediction, averaged over the
+clip's frames with learned weights, and what the other streams see is added to it.
 
 Where the paper and its released code differ, this file follows the code, which made the weights
 (docs/models/mspi.md lists the cases).
@@ -31,7 +33,16 @@ from avsal.models.base import SaliencyModule, SaliencyNetwork, WindowRunner, cho
 from avsal.nn.audioresnet import AudioResNet18
 from avsal.nn.avfusion import FUSIONS, Fused, build_fusion
 from avsal.nn.densedecoder import STEPS, LateralBlock, Readout, SpatialAttention, enlarge
-from avsal.nn.imagesaliency import ImageSaliencyDecoder, ImageSaliencyEncoder, rename_image_encoder
+from avsal.nn.imagesaliency import (
+    LIGHT_ENCODERS,
+    LIGHT_MEAN,
+    LIGHT_STD,
+    ImageSaliencyDecoder,
+    ImageSaliencyEncoder,
+    PyramidDecoder,
+    PyramidEncoder,
+    rename_image_encoder,
+)
 from avsal.nn.motion import CAFFE2, build_motion_encoder, motion_class, unwrap
 from avsal.nn.s3d import torchvision_name
 from avsal.nn.state import entries_of, load_exact
@@ -48,7 +59,7 @@ NO_SOUND = 0.02
 #: Reflect padding of half a window needs more samples than this.
 SHORTEST = 256
 
-ImageStream = Literal["features", "maps", "none"]
+ImageStream = Literal["features", "maps", "prior", "none"]
 Features = tuple[Tensor, ...]
 
 #: Constructor arguments of Table 2's rows. V6 is V5 whose image encoder saw ImageNet only (`imagenet_weights`
@@ -109,6 +120,8 @@ class MSPI(SaliencyNetwork):
         fusion: str = "avfb",
         image_stream: ImageStream = "features",
         image_encoder: str = "convnext_tiny",
+        motion_size: tuple[int, int] | None = None,
+        step: float | None = None,
         projector_norm: Literal["layer", "batch"] = "layer",
         width: float = 1.0,
         bn_momentum: float = 1e-3,
@@ -117,9 +130,12 @@ class MSPI(SaliencyNetwork):
         freeze_motion: bool = False,
     ) -> None:
         super().__init__()
-        choice("image_stream", image_stream, ("features", "maps", "none"))
+        choice("image_stream", image_stream, ("features", "maps", "prior", "none"))
         choice("projector_norm", projector_norm, ("layer", "batch"))
         choice("fusion", fusion, FUSIONS)
+        light = image_stream == "prior" or (image_stream == "maps" and image_encoder in LIGHT_ENCODERS)
+        if image_encoder in LIGHT_ENCODERS and image_stream == "features":
+            raise ConfigError(f"image_encoder={image_encoder!r} has image_stream 'prior' or 'maps'.")
         if not 0 < width <= 1:
             raise ConfigError(f"width={width} must lie in (0, 1]; 1 is the paper's network.")
 
@@ -130,14 +146,19 @@ class MSPI(SaliencyNetwork):
         if encoder == "s3d":
             options = {"width": width, "bn_momentum": bn_momentum, **options}
         self.motion_encoder = build_motion_encoder(encoder, **options)
-        self.motion_encoder.check_size(*size)
+        self.motion_size = None if motion_size is None else (int(motion_size[0]), int(motion_size[1]))
+        self.motion_encoder.check_size(*(self.motion_size or size))
+        seconds = step is not None
         self.spec = ClipSpec(
             frames=FRAMES,
             size=(int(size[0]), int(size[1])),
-            mean=MEAN,
-            std=STD,
+            step=step if step is not None else 1,
+            step_unit="seconds" if seconds else "frames",
+            mean=LIGHT_MEAN if image_encoder in LIGHT_ENCODERS else MEAN,
+            std=LIGHT_STD if image_encoder in LIGHT_ENCODERS else STD,
             target="last",
-            authors_coverage="reversed",
+            resize="keep_aspect" if light and self.motion_size else "stretch",
+            authors_coverage="clamp" if seconds else "reversed",
             audio=AudioSpec(16000, before=0, after=2) if audio else None,
         )
         self.image_stream: ImageStream = image_stream
@@ -158,8 +179,12 @@ class MSPI(SaliencyNetwork):
                 self.audio_projector = _head([fused, wide, wide, wide], projector_norm, last_norm=True)
                 self.audio_predictor = _head([wide, narrow, wide], projector_norm, last_norm=False)
 
-        self.image_encoder: ImageSaliencyEncoder | None = None
-        if image_stream != "none":
+        self.image_encoder: ImageSaliencyEncoder | PyramidEncoder | None = None
+        self.image_decoder: ImageSaliencyDecoder | PyramidDecoder
+        if light:
+            self.image_encoder = PyramidEncoder(image_encoder)
+            self.image_decoder = PyramidDecoder(self.image_encoder.channels)
+        elif image_stream != "none":
             pair = (scaled(96), scaled(320))
             self.image_encoder = ImageSaliencyEncoder(image_encoder, pair)
             if image_stream == "maps":
@@ -180,13 +205,18 @@ class MSPI(SaliencyNetwork):
             for before, stride in zip(inputs, self.motion_encoder.strides, strict=True)
         )
         self.readout = Readout(channels, scaled(64), scaled(32))
+        if image_stream == "prior":
+            # At the start the map is the mean of the image stream's: the motion stream learns what is missing.
+            self.history = nn.Parameter(torch.full((FRAMES,), 1 / FRAMES))
+            nn.init.zeros_(self.readout.map.weight)
+            nn.init.zeros_(self.readout.map.bias)  # type: ignore[arg-type]
 
         self.frozen: list[nn.Module] = [self.motion_encoder] if freeze_motion else []
         if freeze_audio and self.audio_encoder is not None:
             self.frozen.append(self.audio_encoder)
         if freeze_image and self.image_encoder is not None:
             self.frozen.append(self.image_encoder)
-            if image_stream == "maps":
+            if image_stream in ("maps", "prior"):
                 self.frozen.append(self.image_decoder)
         for part in self.frozen:
             part.requires_grad_(False)
@@ -243,9 +273,11 @@ class MSPI(SaliencyNetwork):
             return ()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_encoder not in self.frozen):
             maps = self.image_encoder(frames)
-            if self.image_stream == "maps":
-                # The decoder learnt under a softmax, which leaves a constant open: the strongest place counts 1.
+            if self.image_stream in ("maps", "prior"):
                 logits = self.image_decoder(*maps)
+                if self.image_stream == "prior":
+                    return (logits - logits.logsumexp((-2, -1), keepdim=True),)
+                # The decoder learnt under a softmax, which leaves a constant open: the strongest place counts 1.
                 return ((logits - logits.amax((-2, -1), keepdim=True)).exp(),)
             return maps
 
@@ -255,14 +287,24 @@ class MSPI(SaliencyNetwork):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.audio_encoder not in self.frozen):
             return self.audio_encoder(audio_input)
 
-    def masks(self, image: Features) -> list[Tensor] | None:
-        """Return the masks (B, 1, 4, h, w) of levels 1 to 3 from clips of per-frame maps (B, 16, …)."""
+    def masks(self, image: Features, sizes: Sequence[tuple[int, int]]) -> list[Tensor] | None:
+        """Return the masks (B, 1, 4, h, w) of levels 1 to 3 from clips of per-frame maps (B, 16, …).
+
+        Args:
+            image: the maps.
+            sizes: (h, w) of the three levels.
+        """
         if not image:
             return None
         # The strongest of every four frames: (B, C, 4, h, w).
         pooled = [maps.unflatten(1, (STEPS, -1)).amax(2).transpose(1, 2) for maps in image]
         if self.image_stream == "maps":
             return [F.avg_pool3d(pooled[0], (1, scale, scale)) for scale in (1, 2, 4)]
+        if self.image_stream == "prior":
+            relative = (pooled[0] - pooled[0].amax((-2, -1), keepdim=True)).exp()
+            return [
+                F.interpolate(relative, (STEPS, height, width), mode="trilinear") for height, width in sizes
+            ]
         saliency = self.adapter(torch.cat([pooled[0], enlarge(pooled[1], 2)], 1))
         return [attention(saliency) for attention in self.attention]
 
@@ -297,6 +339,9 @@ class MSPI(SaliencyNetwork):
         """
         if video.shape[2] != FRAMES:
             raise ConfigError(f"MSPI sees clips of {FRAMES} frames, not {video.shape[2]}.")
+        if self.motion_size is not None and video.shape[3:] != self.motion_size:
+            small = F.interpolate(video.transpose(1, 2).flatten(0, 1), self.motion_size, mode="area")
+            video = small.unflatten(0, (len(video), FRAMES)).transpose(1, 2)
         self.motion_encoder.check_size(*video.shape[3:])
         maps = list(self.motion_encoder(video))
         aux: dict[str, Tensor] = {}
@@ -306,7 +351,7 @@ class MSPI(SaliencyNetwork):
             if av_loss and fused.visual is not None and fused.audio is not None:
                 aux["loss_av"] = self.av_loss(fused.visual, fused.audio)
         levels = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
-        masks = self.masks(image)
+        masks = self.masks(image, [(level.shape[3], level.shape[4]) for level in levels[:3]])
         if masks is not None:
             levels[:3] = [level + level * mask for level, mask in zip(levels[:3], masks, strict=True)]
         # Dense connections from deep to shallow: every level gets all deeper ones.
@@ -316,6 +361,10 @@ class MSPI(SaliencyNetwork):
         logits = self.readout(levels)
         # Under mixed precision the sum of exponentials needs all digits.
         logits = logits.float()
+        if self.image_stream == "prior":
+            frames = image[0].squeeze(2)
+            prior = torch.einsum("btyx,t->byx", frames, self.history)[:, None]
+            logits = prior + F.interpolate(logits, prior.shape[2:], mode="bilinear", align_corners=False)
         return self.output(logits - logits.logsumexp((-2, -1), keepdim=True), aux)
 
     def av_loss(self, visual: Tensor, audio: Tensor) -> Tensor:
@@ -449,8 +498,13 @@ class MSPIModule(SaliencyModule):
         audio: False removes the sound: the visual-only network.
         fusion: Table 5: "avfb" (the paper's), "bilinear_avg", "bilinear_max", "avim" or "avim_cpc".
         image_stream: "features" (the paper's), "maps" (V7: the image-saliency maps themselves are the
-            masks) or "none" (baseline, V1).
-        image_encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100".
+            masks), "none" (baseline, V1) or "prior" (ours: the maps are also the prediction that motion corrects;
+            any ISP with `decoder="pyramid"` fits).
+        image_encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100". The light ones, such as
+            "efficientnet_lite0", have a decoder: image_stream "prior" or "maps".
+        motion_size: (height, width) that frames are shrunk to for the motion encoder, multiples of 32; with
+            image_stream "prior" the image stream then keeps the frames' own aspect ratio.
+        step: seconds between the clip's frames; None takes neighbouring frames, as the paper does.
         projector_norm: "layer" (the released code, any batch size) or "batch" (the paper).
         width: multiplier of the network's own widths, of S3D and of the audio encoder, for small networks.
         bn_momentum: share of a batch in the running statistics of S3D, the Sep-Inception block and the
@@ -495,6 +549,8 @@ class MSPIModule(SaliencyModule):
         fusion: str = "avfb",
         image_stream: ImageStream = "features",
         image_encoder: str = "convnext_tiny",
+        motion_size: tuple[int, int] | None = None,
+        step: float | None = None,
         projector_norm: Literal["layer", "batch"] = "layer",
         width: float = 1.0,
         bn_momentum: float = 1e-3,
@@ -525,6 +581,8 @@ class MSPIModule(SaliencyModule):
             fusion=fusion,
             image_stream=image_stream,
             image_encoder=image_encoder,
+            motion_size=motion_size,
+            step=step,
             projector_norm=projector_norm,
             width=width,
             bn_momentum=bn_momentum,
@@ -609,8 +667,16 @@ class MSPIModule(SaliencyModule):
             if argument == "imagenet_weights":
                 part.load_imagenet(content, what=str(source))
                 continue
-            part.load_published(entries_of(part, content), what=str(source))
-            if argument == "image_weights" and network.image_stream == "maps":
+            if isinstance(part, PyramidEncoder):
+                inside = {
+                    k.removeprefix("network.encoder."): v
+                    for k, v in content.items()
+                    if k.startswith("network.encoder.")
+                }
+                load_exact(part, inside, what=f"encoder of {source}")
+            else:
+                part.load_published(entries_of(part, content), what=str(source))
+            if argument == "image_weights" and network.image_stream in ("maps", "prior"):
                 prefix = "network.decoder."
                 decoder = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
                 load_exact(network.image_decoder, decoder, what=f"decoder of {source}")

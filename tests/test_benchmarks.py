@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import real_gaze
 from benchmarks.hevc33 import assign, family
 from benchmarks.mechanisms import coding_errors, coding_table, retention, retention_table
+from tests.data.test_photos import make_set
 
 NAMES = [
     "Kimono",
@@ -95,3 +100,20 @@ def test_retention_is_told_with_both_sounds_and_the_difference_of_the_same_clips
         "+0.000 [+0.000, +0.000] |",
     ]
     assert lines[3].split(" | ")[3] == "+0.500 [+0.500, +0.500] |"
+
+
+def test_real_gaze_scores_a_checkpoint_beside_priors_and_observers(tmp_path: Path) -> None:
+    make_set(tmp_path / "data", count=30)
+    out = tmp_path / "table.md"
+    arguments = ["mine=stavis-tiny-visual-hevc33", "--photos", str(tmp_path / "data"), "--out", str(out)]
+    arguments += ["--work", str(tmp_path / "work"), "--pictures", str(tmp_path / "worst")]
+    real_gaze.main(arguments)
+    text = out.read_text()
+    rows = json.loads((tmp_path / "work" / "part0.json").read_text())
+    assert list(rows) == ["uniform", "centre prior", "fitted prior", "mine", "half of the observers"]
+    values = {name: sum(v["cc"] for v in row.values()) / len(row) for name, row in rows.items()}
+    # Every observer looks at the middle, then at the square: one half tells exactly where the other looked.
+    assert values["half of the observers"] > 0.99 > values["centre prior"] > values["uniform"]
+    assert f"| mine | {values['mine']:.3f} [" in text
+    assert "_minus fitted prior_" in text
+    assert len(list((tmp_path / "worst").glob("*.png"))) == 3

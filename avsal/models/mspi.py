@@ -206,8 +206,9 @@ class MSPI(SaliencyNetwork):
         )
         self.readout = Readout(channels, scaled(64), scaled(32))
         if image_stream == "prior":
-            # At the start the map is the mean of the image stream's: the motion stream learns what is missing.
-            self.history = nn.Parameter(torch.full((FRAMES,), 1 / FRAMES))
+            # Logits of the frames' weights. At the start a frame counts 1/e as much as the one six later, and motion
+            # adds nothing.
+            self.history = nn.Parameter(torch.arange(1.0 - FRAMES, 1.0) / 6)
             nn.init.zeros_(self.readout.map.weight)
             nn.init.zeros_(self.readout.map.bias)  # type: ignore[arg-type]
 
@@ -362,8 +363,8 @@ class MSPI(SaliencyNetwork):
         # Under mixed precision the sum of exponentials needs all digits.
         logits = logits.float()
         if self.image_stream == "prior":
-            frames = image[0].squeeze(2)
-            prior = torch.einsum("btyx,t->byx", frames, self.history)[:, None]
+            weights = self.history.log_softmax(0).view(-1, 1, 1, 1)
+            prior = torch.logsumexp(image[0] + weights, 1)
             logits = prior + F.interpolate(logits, prior.shape[2:], mode="bilinear", align_corners=False)
         return self.output(logits - logits.logsumexp((-2, -1), keepdim=True), aux)
 

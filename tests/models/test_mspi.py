@@ -6,6 +6,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -626,3 +627,67 @@ def test_the_checkpoint_rebuilds_itself() -> None:
     data = batch(1)
     with torch.inference_mode():
         assert torch.equal(module(data).logits, again(data).logits)
+
+
+# -- the image stream as prior ------------------------------------------------------------------------------
+
+
+def prior_module(**options: Any) -> MSPIModule:
+    torch.manual_seed(0)
+    return MSPIModule(
+        size=(64, 96), width=0.1, audio=False, image_stream="prior", image_encoder="efficientnet_lite0",
+        motion_size=(32, 64), step=0.08, **options,
+    ).eval()  # fmt: skip
+
+
+def test_untrained_motion_leaves_the_weighted_mean_of_the_image_stream_s_maps() -> None:
+    network = prior_module().network
+    video = torch.randn(1, 3, 16, 80, 112)
+    with torch.inference_mode():
+        found = network.core(video).density()[0, 0]
+        each = [network.image_decoder(*network.image_encoder(video[:, :, k])) for k in range(16)]
+    maps = torch.stack([one.flatten().softmax(0).view(20, 28) for one in each])
+    weights = torch.exp(torch.arange(-15.0, 1.0) / 6)
+    expected = (maps * (weights / weights.sum())[:, None, None]).sum(0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_an_isp_checkpoint_becomes_the_prior_and_motion_gets_gradients(tmp_path: Path) -> None:
+    from avsal.models.isp import ISPModule
+
+    torch.manual_seed(1)
+    isp = ISPModule(encoder="efficientnet_lite0", size=(64, 96)).eval()
+    folder = isp.save_pretrained(tmp_path / "isp")
+    module = prior_module(image_weights=str(folder / "model.safetensors"))
+    module.load_encoders()
+    frame = torch.randn(1, 3, 1, 64, 96)
+    with torch.inference_mode():
+        still = module.network.core(frame.expand(-1, -1, 16, -1, -1)).density()
+        torch.testing.assert_close(still, isp.network.core(frame).density(), rtol=1e-3, atol=1e-6)
+    module.train()
+    logits = module.network.core(torch.randn(2, 3, 16, 64, 96)).logits
+    logits[..., 0, 0].sum().backward()
+    assert float(module.network.readout.map.weight.grad.abs().sum()) > 0
+    assert float(module.network.history.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in module.network.image_encoder.parameters())
+
+
+def test_the_prior_s_runner_sees_every_frame_once_and_gives_what_whole_windows_give() -> None:
+    network = prior_module().network
+    torch.nn.init.normal_(network.readout.map.weight, std=0.1)
+    frames = torch.randn(3, 20, 64, 96)
+    ids = torch.stack([torch.arange(k, k + 16) for k in range(5)])
+    windows = torch.stack([frames[:, window] for window in ids])
+    runner = network.window_runner()
+    with torch.inference_mode():
+        found = torch.cat([runner(windows[k : k + 2], ids[k : k + 2], None).logits for k in (0, 2, 4)])
+        expected = network.core(windows).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert runner.image_calls == 20
+
+
+def test_light_encoders_have_no_feature_stream_and_the_clip_is_in_seconds() -> None:
+    spec = prior_module().spec
+    assert (spec.step, spec.step_unit, spec.resize) == (0.08, "seconds", "keep_aspect")
+    with pytest.raises(ConfigError, match="'prior' or 'maps'"):
+        MSPIModule(size=(64, 96), width=0.1, audio=False, image_encoder="efficientnet_lite0")

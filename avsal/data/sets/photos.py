@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avsal.data.fixations import FixationTable
+from avsal.data.fixations import FixationTable, IntArray
 from avsal.data.frames import fitting_size, resize_frames
-from avsal.data.items import Annotation, OpenStill, PointAnnotation, VideoItem
+from avsal.data.items import Annotation, OpenStill, PointAnnotation, VideoItem, distinct
 from avsal.data.loading import ClipLoader, EpochSampler, Sample, collate
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.sets.audiovisual import held_out
+from avsal.data.sets.salicon import OTHERS
 from avsal.errors import ConfigError, DataError
 from avsal.types import ClipSpec
 
@@ -70,6 +71,18 @@ def read_photo_fixations(path: Path) -> dict[str, Columns]:
     return {name: dict(zip(wanted, np.array(values).T, strict=True)) for name, values in rows.items()}
 
 
+class PhotoAnnotation(PointAnnotation):
+    """A picture's fixations; the negatives of shuffled AUC are those of other pictures, at the same shares."""
+
+    def __init__(self, table: FixationTable, sigma: float, others: IntArray) -> None:
+        super().__init__(table, sigma)
+        self._others = others
+
+    def union(self) -> IntArray:
+        """Return the distinct pixels of other pictures' fixations."""
+        return distinct(self._others, self.size)
+
+
 @dataclass(frozen=True)
 class OpenPhotoFixations:
     """Opens the fixations of one picture as its annotation."""
@@ -77,6 +90,7 @@ class OpenPhotoFixations:
     table: Path
     name: str
     image: Path
+    others: tuple[str, ...] = ()
 
     def __call__(self) -> Annotation:
         """Return the annotation on the picture's own grid; every fixation counts."""
@@ -87,10 +101,16 @@ class OpenPhotoFixations:
                 size = image.height, image.width
         except OSError as error:
             raise DataError(f"{self.image}: cannot be read as an image ({error}).") from error
-        one = read_photo_fixations(self.table)[self.name]
-        zeros = np.zeros(len(one["x"]))
-        table = FixationTable.build(zeros, one["x"] * size[1], one["y"] * size[0], one["observer"], size)
-        return PointAnnotation(table, SIGMA * max(size))
+        table = self._points((self.name,), size)
+        return PhotoAnnotation(table, SIGMA * max(size), self._points(self.others, size).points)
+
+    def _points(self, names: tuple[str, ...], size: tuple[int, int]) -> FixationTable:
+        known = read_photo_fixations(self.table)
+        x, y, observer = (
+            np.concatenate([np.zeros(0), *(known[n][column] for n in names)])
+            for column in ("x", "y", "observer")
+        )
+        return FixationTable.build(np.zeros(len(x)), x * size[1], y * size[0], observer, size)
 
 
 @dataclass
@@ -282,7 +302,9 @@ class PhotosDataModule(SaliencyDataModule):
                 if p.suffix.lower() in (".jpg", ".jpeg", ".png")
             }
             known = [p for p in read_photo_fixations(table) if p in pictures]
-            for picture in split_names(name, known)[split]:
+            chosen = split_names(name, known)[split]
+            for place, picture in enumerate(chosen):
+                near = {chosen[(place + k) % len(chosen)] for k in range(1, OTHERS + 1)} - {picture}
                 path = pictures[picture]
                 found.append(
                     VideoItem(
@@ -290,7 +312,7 @@ class PhotosDataModule(SaliencyDataModule):
                         1,
                         25.0,
                         OpenStill(path),
-                        OpenPhotoFixations(table, picture, path),
+                        OpenPhotoFixations(table, picture, path, tuple(sorted(near))),
                         files=(path,),
                     )
                 )

@@ -1,0 +1,346 @@
+"""Checkpoints on real gaze: photographs, HEVC-33 and your own folders, beside priors and the observers themselves.
+
+    python -m benchmarks.real_gaze CHECKPOINT… --photos FOLDER --hevc33 FOLDER [--folder FOLDER…] [--out FILE]
+
+A checkpoint is a name of the zoo, a file or a folder, perhaps as LABEL=CHECKPOINT; `{fold}` in it stands for the
+fold (1 to --folds) of HEVC-33 that the clip is held out of: a cross-validated row. Maps come from
+`avsal.inference.predict_video`, so a row is what `avsal predict` gives. Photographs are the "test" pictures of
+`photos_splits.json`, with all fixations; densities have a Gaussian of 1/30 of the width. Intervals are percentile
+bootstraps over pictures or clips. `--pictures` draws the worst predictions beside the observers' maps, without the
+pictures themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import avsal
+from avsal.data import FolderDataModule, HEVC33DataModule, PhotosDataModule
+from avsal.data.items import Annotation, VideoItem
+from avsal.inference import predict_video
+from avsal.losses import correlation
+from avsal.metrics.saliency import SaliencyMetrics
+from avsal.models.base import SaliencyModule
+from avsal.models.baselines import BaselineModule
+from avsal.report.statistics import Units, interval, paired, resamples
+from avsal.types import Batch, ClipSpec
+from avsal.zoo.registry import entries
+
+METRICS = ("cc", "nss", "auc_judd", "sauc", "sim")
+SIZE = (72, 96)  #: of the priors' maps
+Rows = dict[str, dict[str, dict[str, float]]]  #: system -> picture or clip -> metric -> value
+Maps = Iterator[tuple[int, Tensor]]
+
+
+@dataclass
+class Part:
+    """One set of real gaze.
+
+    Attributes:
+        name: heading of its table.
+        items: what is scored, with the fold that holds each out (0 where there are none).
+        train: what the fitted prior of a fold sees.
+        data: names in the registry that say that a checkpoint has seen the set.
+        stride: distance of the scored frames.
+    """
+
+    name: str
+    items: list[tuple[VideoItem, int]]
+    train: Callable[[int], Sequence[VideoItem]]
+    data: tuple[str, ...]
+    stride: int
+
+
+def score(item: VideoItem, video_id: int, maps: Callable[[Annotation], Maps]) -> dict[str, float]:
+    """Return the mean metrics of one picture or clip; "steady" is the CC of maps one stride apart."""
+    assert item.open_annotation is not None
+    annotation = item.open_annotation()
+    metrics = SaliencyMetrics(METRICS)
+    union = torch.from_numpy(annotation.union())
+    last, steady = None, []
+    for frame, found in maps(annotation):
+        density, fixations = annotation.density(frame), annotation.fixations(frame)
+        if last is not None:
+            steady.append(float(correlation(found, last)))
+        last = found
+        if density is None or fixations is None:
+            continue
+        here = torch.from_numpy(fixations[0])
+        negatives = union[~(union[:, None] == here[None]).all(-1).any(1)] if len(here) else union
+        metrics.update(
+            found[None],
+            torch.from_numpy(density)[None],
+            here[None],
+            negatives[None],
+            video_id,
+            torch.tensor([frame]),
+        )
+    return {**metrics.compute(), "steady": float(np.mean(steady)) if steady else float("nan")}
+
+
+def predicted(module: SaliencyModule, item: VideoItem, stride: int) -> Callable[[Annotation], Maps]:
+    """Return what gives the network's maps of an item."""
+
+    def maps(_: Annotation) -> Maps:
+        for result in predict_video(module, item.files[0], stride=stride):
+            yield result.index, result.map
+
+    return maps
+
+
+def constant(module: BaselineModule, item: VideoItem, stride: int) -> Callable[[Annotation], Maps]:
+    """Return what gives a prior's map for every frame."""
+    prior = module.network.core(torch.zeros(1, 3, 1, *SIZE)).saliency()[0, 0]
+    return lambda _: ((frame, prior) for frame in range(0, item.counted().frames or 1, stride))
+
+
+def observers(item: VideoItem, video_id: int, stride: int) -> dict[str, float]:
+    """Score half of the observers by the other half; "steady" is that of all observers' density."""
+    assert item.open_annotation is not None
+    annotation = item.open_annotation()
+    module = BaselineModule("observers", SIZE, blur=1 / 30)
+    metrics, last, steady = module.metrics("test"), None, []
+    for frame in range(0, item.counted().frames or 1, stride):
+        density, fixations = annotation.density(frame), annotation.fixations(frame)
+        if density is None or fixations is None:
+            continue
+        whole = torch.from_numpy(density)
+        if last is not None:
+            steady.append(float(correlation(whole, last)))
+        last = whole
+        batch = Batch(
+            video=torch.zeros(1, 3, 1, *SIZE), density=whole[None, None],
+            fixations=torch.from_numpy(fixations[0])[None, None],
+            observer=torch.from_numpy(fixations[1])[None, None], labelled=torch.ones(1, 1, dtype=torch.bool),
+            negatives=torch.from_numpy(annotation.union())[None, None], video_id=torch.tensor([video_id]),
+            frame=torch.tensor([[frame]]), video_name=[item.name],
+        )  # fmt: skip
+        module.test_step(batch, 0)
+    values = metrics.compute()
+    return {
+        **{name: float(values[name]) for name in METRICS},
+        "steady": float(np.mean(steady)) if steady else float("nan"),
+    }
+
+
+def fitted(items: Sequence[VideoItem], stride: int) -> BaselineModule:
+    """Return the mean density of items, mirrored or not."""
+    module = BaselineModule("fitted_centre", SIZE)
+    for item in items:
+        assert item.open_annotation is not None
+        annotation = item.open_annotation()
+        draw = getattr(annotation, "density_at", None) or (lambda frame, _: annotation.density(frame))  # noqa: B023
+        found = [draw(frame, SIZE) for frame in range(0, item.counted().frames or 1, stride * 3)]
+        if maps := [torch.from_numpy(one) for one in found if one is not None]:
+            both = torch.stack(maps + [one.flip(-1) for one in maps])[:, None]
+            module.training_step(Batch(density=F.interpolate(both, SIZE, mode="area")), 0)
+    return module
+
+
+@cache
+def load(source: str) -> SaliencyModule:
+    """Return a checkpoint's module, read once."""
+    return avsal.from_pretrained(source).eval()
+
+
+def run(part: Part, checkpoints: Mapping[str, str], cached: Path) -> Rows:
+    """Score the priors, the observers and the checkpoints; what `cached` has is not scored again."""
+    rows: Rows = json.loads(cached.read_text()) if cached.is_file() else {}
+    priors = {"uniform": BaselineModule("uniform", SIZE), "centre prior": BaselineModule("centre", SIZE)}
+    fits = cache(lambda fold: fitted(part.train(fold), part.stride))
+    systems: dict[str, Callable[[VideoItem, int, int], dict[str, float]]] = {
+        name: lambda item, k, _, m=module: score(item, k, constant(m, item, part.stride))  # type: ignore[misc]
+        for name, module in priors.items()
+    }
+    systems["fitted prior"] = lambda item, k, fold: score(item, k, constant(fits(fold), item, part.stride))
+    for label, source in checkpoints.items():
+        if "{fold}" in source and not any(fold for _, fold in part.items):
+            continue
+        systems[label] = lambda item, k, fold, s=source: score(  # type: ignore[misc]
+            item, k, predicted(load(s.replace("{fold}", str(fold))), item, part.stride)
+        )
+    systems["half of the observers"] = lambda item, k, _: observers(item, k, part.stride)
+    for name, system in systems.items():
+        if name in rows:
+            continue
+        began = time.perf_counter()
+        rows[name] = {item.name: system(item, k, fold) for k, (item, fold) in enumerate(part.items)}
+        means = {m: round(float(np.nanmean([v[m] for v in rows[name].values()])), 3) for m in ("cc", "nss")}
+        print(f"{part.name}: {name} {means}, {time.perf_counter() - began:.0f} s", flush=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.with_suffix(".part").write_text(json.dumps(rows))
+        os.replace(cached.with_suffix(".part"), cached)
+    return {name: rows[name] for name in systems}
+
+
+def table(rows: Rows, against: str, columns: Sequence[str] = METRICS) -> list[str]:
+    """Return the lines of a Markdown table: mean [95 % interval], and the paired difference to one row below it."""
+
+    def units(name: str, metric: str) -> Units:
+        kept = sorted(c for c in rows[name] if all(np.isfinite(rows[n][c][metric]) for n in (name, against)))
+        values = np.array([[rows[name][clip][metric]] for clip in kept])
+        return Units(tuple(kept), values, np.ones_like(values))
+
+    heads = {
+        "cc": "CC",
+        "nss": "NSS",
+        "auc_judd": "AUC-Judd",
+        "sauc": "sAUC",
+        "sim": "SIM",
+        "steady": "steadiness",
+    }
+    lines = ["| maps | " + " | ".join(heads[c] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name in rows:
+        cells, differences = [], []
+        for metric in columns:
+            one = units(name, metric)
+            if not one.names:
+                cells.append("-")
+                differences.append("-")
+                continue
+            low, high = interval(one.draws(resamples(len(one.names))))
+            cells.append(f"{one.mean():.3f} [{low:.3f}, {high:.3f}]")
+            by, low, high = paired(one, units(against, metric))
+            differences.append(f"{by:+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        if name not in (against, "uniform", "centre prior", "fitted prior"):
+            lines.append(f"| _minus {against}_ | " + " | ".join(differences) + " |")
+    return lines
+
+
+def draw_worst(part: Part, rows: Rows, label: str, source: str, folder: Path, count: int = 3) -> None:
+    """Write PNG files: the network's map beside the observers', of the items with the lowest CC."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    items = {item.name: (item, fold) for item, fold in part.items}
+    for name in sorted(rows[label], key=lambda n: rows[label][n]["cc"])[:count]:
+        item, fold = items[name]
+        assert item.open_annotation is not None
+        annotation = item.open_annotation()
+        module = load(source.replace("{fold}", str(fold)))
+        wanted = (item.counted().frames or 1) // 2 // part.stride * part.stride
+        found = next(m for k, m in predicted(module, item, part.stride)(annotation) if k >= wanted)
+        truth = annotation.density(wanted)
+        if truth is None:
+            continue
+        panels = [
+            F.interpolate(m[None, None], (120, 200), mode="bilinear")[0, 0]
+            for m in (found, torch.from_numpy(truth))
+        ]
+        sheet = torch.cat([p / p.max().clamp_min(1e-12) for p in panels], 1)
+        pixels = (sheet * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{name.replace('/', '-')}.png", optimize=True)
+
+
+def _same(items: list[VideoItem], fold: int) -> list[VideoItem]:
+    return items
+
+
+def parts_of(args: argparse.Namespace) -> list[Part]:
+    """Return the sets that the arguments name."""
+    parts = []
+    spec = ClipSpec(frames=1, size=SIZE)
+    if args.photos:
+        sets = [path.parent.name for path in sorted(Path(args.photos).glob("*/fixations.csv.gz"))]
+        photos = PhotosDataModule(args.photos, sets=sets, spec=spec, num_workers=0)
+        test = [(item, 0) for item in photos.split_items("test")]
+        title = f"Photographs ({len(test)} held out of {', '.join(sets)})"
+        parts.append(Part(title, test, lambda _: photos.split_items("train")[::4], ("OSIE",), 1))
+    if args.hevc33:
+        folds = {
+            k: HEVC33DataModule(args.hevc33, fold=k, folds=args.folds, spec=spec, num_workers=0)
+            for k in range(1, args.folds + 1)
+        }
+        clips = [(item, k) for k, data in folds.items() for item in data.split_items("test")]
+        parts.append(
+            Part(
+                "HEVC-33 (33 silent clips, 32 observers)",
+                clips,
+                lambda k: [*folds[k].split_items("train"), *folds[k].split_items("val")],
+                ("HEVC-33",),
+                args.stride,
+            )
+        )
+    for folder in args.folder:
+        mine = FolderDataModule(folder, spec=spec, num_workers=0).split_items("test")
+        title = f"{Path(folder).name} ({len(mine)} videos)"
+        parts.append(Part(title, [(item, 0) for item in mine], partial(_same, mine), (), args.stride))
+    return parts
+
+
+def seen(source: str, part: Part) -> bool:
+    """Say whether a checkpoint of the registry was trained on the set, the scored items included or not."""
+    entry = entries().get(source)
+    return entry is not None and bool(set(part.data) & set(entry.data))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score and write the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.real_gaze", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="[LABEL=]name, file or folder")
+    parser.add_argument("--photos", help="folder of sets with images and fixations.csv.gz, such as osie")
+    parser.add_argument("--hevc33", help="folder of HEVC-33")
+    parser.add_argument("--folder", action="append", default=[], help="a folder of your own (docs/data.md)")
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--stride", type=int, default=20, help="distance of the scored frames of videos")
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/real_gaze"), help="scores of each row, for going on"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_gaze.md"))
+    parser.add_argument("--notes", type=Path, help="Markdown to put below the tables")
+    parser.add_argument(
+        "--pictures", type=Path, help="draw the last checkpoint's worst predictions into this folder"
+    )
+    args = parser.parse_args(argv)
+    torch.set_flush_denormal(True)
+    checkpoints = dict(one.split("=", 1) if "=" in one else (one, one) for one in args.checkpoints)
+    lines = ["# Real gaze", "", __doc__.partition("\n\n")[2].partition("\n\n")[2].strip(), ""]
+    for number, part in enumerate(parts_of(args)):
+        rows = run(part, checkpoints, args.work / f"part{number}.json")
+        marked = {
+            (f"{n} (trained on this set)" if seen(checkpoints.get(n, ""), part) and number else n): r
+            for n, r in rows.items()
+        }
+        columns = (*METRICS, "steady") if part.stride > 1 else METRICS
+        lines += [f"## {part.name}", "", *table(marked, "fitted prior", columns), ""]
+        if part.stride > 1:
+            lines += [
+                f"Steadiness: mean CC of maps {part.stride} frames apart; the observers' is that of all their density.",
+                "",
+            ]
+            labels = [n for n in rows if n in checkpoints]
+            if len(labels) > 1:
+                lines += [
+                    f"Against {labels[-2]}:",
+                    "",
+                    *table({n: rows[n] for n in labels[-2:]}, labels[-2], columns),
+                    "",
+                ]
+        if args.pictures:
+            label = next(n for n in reversed(list(rows)) if n in checkpoints)
+            draw_worst(part, rows, label, checkpoints[label], args.pictures)
+    if args.notes:
+        lines += [args.notes.read_text(encoding="utf-8").strip(), ""]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.with_suffix(".part").write_text("\n".join(lines), encoding="utf-8")
+    os.replace(args.out.with_suffix(".part"), args.out)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

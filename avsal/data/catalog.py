@@ -226,6 +226,21 @@ ENTRIES = (
         "Judd et al., Learning to predict where humans look, 2009",
     ),
     Entry(
+        "photos",
+        "Photographs with fixations",
+        "PhotosDataModule",
+        "OSIE (700 pictures, 15 observers), EyeCrowd (500, 16), Scene500 (500, 12), or your own in the same format",
+        "no",
+        "fixations: MIT licence (each set's repository); the pictures belong to their owners",
+        "https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels",
+        (
+            "Clone the page, https://github.com/NUS-VIP/saliency-in-crowd and https://github.com/Yanakz/Scene.",
+            "Write each set's fixations into one table, in shares of the picture (Scene500's .mat has pixels of each file).",
+        ),
+        "<set>/images/<name>.jpg, <set>/fixations.csv.gz (image, observer, order, x, y)",
+        "Xu et al., Predicting human gaze beyond pixels, JoV 2014; Jiang et al., Saliency in crowd, ECCV 2014",
+    ),
+    Entry(
         "hevc33",
         "HEVC-33",
         "HEVC33DataModule",

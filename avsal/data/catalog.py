@@ -235,7 +235,7 @@ ENTRIES = (
         "https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels",
         (
             "Clone the page, https://github.com/NUS-VIP/saliency-in-crowd and https://github.com/Yanakz/Scene.",
-            "Write each set's fixations into one table, in shares of the picture (Scene500's .mat has pixels of each file).",
+            "Write each set's fixations into one table, in shares of the picture (Scene500's are pixels of each file).",
         ),
         "<set>/images/<name>.jpg, <set>/fixations.csv.gz (image, observer, order, x, y)",
         "Xu et al., Predicting human gaze beyond pixels, JoV 2014; Jiang et al., Saliency in crowd, ECCV 2014",

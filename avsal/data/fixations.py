@@ -52,6 +52,7 @@ class FixationTable:
         observer: (N,) int64, -1 where unknown.
         size: (H, W) of the grid.
         outside: samples that were dropped because they lay outside the picture.
+        dropped: (reason, rows) of all that was left out, where the source tells.
     """
 
     frame: IntArray
@@ -59,6 +60,7 @@ class FixationTable:
     observer: IntArray
     size: tuple[int, int]
     outside: int = 0
+    dropped: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def build(

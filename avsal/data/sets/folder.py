@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from avsal.data.fixations import FixationTable
-from avsal.data.gaze.tables import FIXATION, GazeTable, Origin, TimeUnit, Units, read_gaze_table
+from avsal.data.gaze.options import Origin, Reading, TimeUnit, Tracker, Units, read_recordings
+from avsal.data.gaze.tables import GazeTable, read_gaze_table
 from avsal.data.items import Annotation, MapVideo, OpenVideo, PointAnnotation, VideoItem, list_videos
 from avsal.data.layout import default_sigma
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.sets.audiovisual import held_out
 from avsal.errors import ConfigError, DataError
 
-GAZE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+GAZE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".asc", ".xls", ".hdf5", ".h5")
 GAZE_FOLDERS = ("", "gaze", "fixations", "eyetracking")
 MAP_FOLDERS = ("saliency", "maps", "density")
 VIDEO_FOLDERS = ("videos", "video", "clips", "")
 
 
 def table_to_fixations(table: GazeTable, times: np.ndarray, size: tuple[int, int]) -> FixationTable:
-    """Put every gaze sample on the frame that was on screen at its time.
+    """Put every gaze sample on the frame that was on screen at its time, a fixation with a duration on all of them.
 
     Args:
         table: gaze on the picture, on the video's clock.
@@ -33,26 +35,53 @@ def table_to_fixations(table: GazeTable, times: np.ndarray, size: tuple[int, int
         size: (H, W) of the video.
 
     Returns:
-        Fixations on the video's pixels. Samples before the first or after the last frame, lost ones, and those that
-        the table marks as saccade, outside or untracked are left out.
+        Fixations on the video's pixels, with the rows that were left out counted by reason.
+
+    Raises:
+        DataError: nothing is left; the message says why.
     """
     if table.kind != "points":
         raise DataError(f"{table.path}: gaze angles need a camera model; give points on the picture.")
-    if np.isfinite(table.time).all():
+    count = len(times)
+    last = times[-1] + (times[-1] - times[0]) / max(count - 1, 1)
+
+    def frame_at(seconds: np.ndarray) -> np.ndarray:
         # Half a millisecond of grace: times are rounded in text files.
-        frame = np.searchsorted(times, table.time + 5e-4, side="right") - 1
-        last = times[-1] + (times[-1] - times[0]) / max(len(times) - 1, 1)
-        frame = np.where(table.time > last, len(times), frame)
-    else:
+        return np.searchsorted(times, seconds + 5e-4, side="right") - 1
+
+    if table.by_frame:
         assert table.frame is not None
-        frame = table.frame
-    keep = table.tracked
-    if table.gaze_type is not None:
-        keep &= table.gaze_type == FIXATION
-    who = table.observer[keep] if table.observer is not None else None
-    return FixationTable.build(
-        frame[keep], table.x[keep] * size[1], table.y[keep] * size[0], who, size, len(times)
-    )
+        first = table.frame
+    else:
+        first = np.where(table.time > last, count, frame_at(table.time))
+    final = first
+    if table.duration is not None:
+        final = np.maximum(first, np.minimum(frame_at(table.time + table.duration - 1e-3), count - 1))
+        first = np.where((first < 0) & (final >= 0), 0, first)
+    reason = np.array(table.reason if table.reason is not None else np.full(len(table), ""), dtype=object)
+    with np.errstate(invalid="ignore"):
+        inside = (table.x >= 0) & (table.x < 1) & (table.y >= 0) & (table.y < 1)
+    for rows, why in (
+        (~table.tracked, "lost"), (first < 0, "before the video"), (first >= count, "after the video"),
+        (~inside, "outside the picture"),
+    ):  # fmt: skip
+        reason[rows & (reason == "")] = why
+    keep = np.flatnonzero(reason == "")
+    dropped = Counter(dict(table.skipped)) + Counter(str(why) for why in reason if why)
+    if len(keep) == 0:
+        counts = ", ".join(f"{n} {why}" for why, n in dropped.most_common())
+        raise DataError(
+            f"{table.path}: none of its {len(table)} samples is a fixation on a frame: {counts}. The video runs from "
+            f"{times[0]:.2f} to {last:.2f} s, the samples from {table.time[0]:.2f} to {table.time[-1]:.2f} s, x from "
+            f"{np.nanmin(table.x, initial=np.inf):.2f} to {np.nanmax(table.x, initial=-np.inf):.2f} and y from "
+            f"{np.nanmin(table.y, initial=np.inf):.2f} to {np.nanmax(table.y, initial=-np.inf):.2f} of the picture."
+        )
+    rows = np.repeat(keep, (final - first + 1)[keep])
+    starts = np.concatenate([[0], np.cumsum((final - first + 1)[keep])[:-1]])
+    frame = first[rows] + np.arange(len(rows)) - np.repeat(starts, (final - first + 1)[keep])
+    who = table.observer[rows] if table.observer is not None else None
+    found = FixationTable.build(frame, table.x[rows] * size[1], table.y[rows] * size[0], who, size, count)
+    return replace(found, dropped=tuple(dropped.most_common()), outside=dropped["outside the picture"])
 
 
 @dataclass(frozen=True)
@@ -63,8 +92,7 @@ class OpenFolderAnnotation:
     gaze: Path | None
     maps: Path | None
     sigma: float | None = None
-    offset: float = 0.0
-    options: tuple[tuple[str, Any], ...] = field(default=())
+    reading: Reading = field(default_factory=Reading)
 
     def __call__(self) -> Annotation:
         """Return the annotation."""
@@ -73,19 +101,11 @@ class OpenFolderAnnotation:
         table = None
         if self.gaze is not None:
             with VideoReader(self.video) as reader:
-                size = (reader.info.height, reader.info.width)
-                times, fps = reader.times, reader.fps
-            options = dict(self.options)
-            options["columns"] = dict(options.get("columns") or ())
-            gaze = read_gaze_table(self.gaze, size=size, fps=fps, **options).shifted(self.offset)
-            gaze.check_span(float(times[-1] - times[0]))
+                size, times = (reader.info.height, reader.info.width), reader.times
+            gaze = read_gaze_table(
+                self.gaze, size=size, times=times, video=self.video.stem, **vars(self.reading)
+            )
             table = table_to_fixations(gaze, times, size)
-            if len(table.frame) == 0:
-                raise DataError(
-                    f"{self.gaze}: no sample lies on a frame of {self.video.name} ({times[0]:.2f} to "
-                    f"{times[-1]:.2f} s). The samples run from {np.nanmin(gaze.time):.2f} to "
-                    f"{np.nanmax(gaze.time):.2f} s: pass offset= in seconds if the clocks differ, or time_unit=."
-                )
         if self.maps is None:
             assert table is not None
             return PointAnnotation(table, self.sigma or default_sigma(table.size))
@@ -95,6 +115,7 @@ class OpenFolderAnnotation:
             annotation.table = FixationTable.build(
                 table.frame, scaled[:, 1], scaled[:, 0], table.observer, annotation.size
             )
+            annotation.table = replace(annotation.table, dropped=table.dropped, outside=table.outside)
         return annotation
 
 
@@ -106,9 +127,10 @@ class FolderDataModule(SaliencyDataModule):
         root/a.mp4  root/a.csv            or  root/videos/a.mp4  root/gaze/a.csv
         root/b.mp4  root/saliency/b.mp4   or both of them
 
-    A gaze file is CSV, TSV or Parquet with a header: `time` (or `time_ms`, `frame`, …), `x`, `y` and, if known,
-    `observer`. Units and time base are taken from the columns' names or from the values; what is not certain is
-    refused with the reason.
+    A gaze file is a table with a header (CSV, TSV, Parquet): `time` (or `time_ms`, `frame`, …), `x`, `y` and, if known,
+    `observer`; or what an eye tracker exports (`avsal.data.gaze.importers`). Units, origin and time base are taken from
+    the columns' names or from the values; what is not certain is refused with the reason. The options from `tracker` to
+    `columns` say how gaze files are read, and hold for all of them but those that `recordings` names.
 
     Args:
         root: the folder.
@@ -117,11 +139,18 @@ class FolderDataModule(SaliencyDataModule):
         val_fraction: share of the videos that validates, without `splits`.
         test_fraction: share of the videos that is tested, without `splits`.
         sigma: Gaussian of the density in pixels; 1/30 of the width by default (about one degree on a screen).
+        tracker: whose export the gaze files are, "auto" to tell it by their columns.
         time_unit: unit of the times, "auto" to recognise it.
         units: unit of the coordinates, "auto" to recognise it.
-        origin: where y is 0.
-        columns: own names of the columns "time", "x", "y", "frame", "observer", "gaze_type".
-        offset: seconds on the gaze clock at which the video starts.
+        origin: where y is 0, "auto" as the tracker counts, else the top.
+        offset: seconds on the gaze clock at which the video's time is 0.
+        screen: "WIDTHxHEIGHT" of the screen that the gaze counts, in its pixels.
+        picture: where the video stood on that screen: "fit", "stretch", "centre" or "LEFT,TOP,WIDTH,HEIGHT".
+        stimulus: the video's name in the gaze files, where they hold several; its own by default.
+        first_frame: number of the first frame, where gaze files number frames.
+        min_confidence: least confidence of a sample, where gaze files state it.
+        columns: own names of the columns "time", "x", "y", "frame", "duration", "observer", "gaze_type", "valid".
+        recordings: a CSV file with the column `video` and any of these options as columns, for single recordings.
         options: see `SaliencyDataModule`.
     """
 
@@ -135,11 +164,18 @@ class FolderDataModule(SaliencyDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         sigma: float | None = None,
+        tracker: Tracker = "auto",
         time_unit: TimeUnit = "auto",
         units: Units = "auto",
         origin: Origin = "auto",
+        offset: float | None = None,
+        screen: str | None = None,
+        picture: str | None = None,
+        stimulus: str | None = None,
+        first_frame: int | None = None,
+        min_confidence: float = 0.6,
         columns: Mapping[str, str] | None = None,
-        offset: float = 0.0,
+        recordings: str | Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(root, **options)
@@ -149,10 +185,12 @@ class FolderDataModule(SaliencyDataModule):
             )
         self.splits = Path(splits).expanduser() if splits is not None else None
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.sigma, self.offset = sigma, offset
-        self._reading = (
-            ("time_unit", time_unit), ("units", units), ("origin", origin), ("columns", tuple((columns or {}).items())),
+        self.sigma = sigma
+        self.reading = Reading(
+            tracker, units, time_unit, origin, offset, screen, picture, stimulus, first_frame, min_confidence,
+            tuple((columns or {}).items()),
         )  # fmt: skip
+        self.recordings = Path(recordings).expanduser() if recordings is not None else None
 
     def all_items(self) -> list[VideoItem]:
         """Return every video that has gaze or a saliency video."""
@@ -160,6 +198,7 @@ class FolderDataModule(SaliencyDataModule):
         videos = next(
             (v for f in VIDEO_FOLDERS if (root / f).is_dir() and (v := list(list_videos(root / f)))), []
         )
+        own = read_recordings(self.recordings, self.reading) if self.recordings is not None else {}
         items = []
         for video in videos:
             gaze = _beside(root, video, GAZE_FOLDERS, GAZE_SUFFIXES)
@@ -170,7 +209,9 @@ class FolderDataModule(SaliencyDataModule):
                     raise DataError(message)
                 self.report(message)
                 continue
-            annotation = OpenFolderAnnotation(video, gaze, maps, self.sigma, self.offset, self._reading)
+            annotation = OpenFolderAnnotation(
+                video, gaze, maps, self.sigma, own.get(video.stem, self.reading)
+            )
             files = tuple(p for p in (video, gaze, maps) if p is not None)
             items.append(
                 VideoItem(

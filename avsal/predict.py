@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from avsal.data.gaze.options import Reading, from_arguments
+from avsal.data.gaze.options import add_arguments as add_gaze_arguments
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
 from avsal.files import sha256_of, writing
 
 if TYPE_CHECKING:
-    from avsal.data.gaze.tables import TimeUnit, Units
     from avsal.io.video import MediaInfo
     from avsal.models.base import SaliencyModule
 
@@ -44,10 +44,7 @@ class Settings:
     correlation: bool = False
     gaze: str | None = None  #: name of the gaze file
     gaze_sha256: str | None = None
-    gaze_units: str = "auto"
-    gaze_time_unit: str = "auto"
-    gaze_offset: float = 0.0  #: seconds on the gaze clock at the video's time 0
-    gaze_size: str | None = None  #: "WIDTHxHEIGHT" in pixels that the gaze counts; None is the video's
+    gaze_reading: Reading = field(default_factory=Reading)  #: how to read it
 
 
 @dataclass
@@ -95,30 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay"
     )
-    parser.add_argument(
-        "--gaze-units",
-        choices=("auto", "normalised", "pixels"),
-        default="auto",
-        help="unit of the gaze points (default: from the columns' names or the values)",
-    )
-    parser.add_argument(
-        "--gaze-time-unit",
-        choices=("auto", "s", "ms", "us", "ns"),
-        default="auto",
-        help="unit of the gaze times (default: from the column's name or the rate)",
-    )
-    parser.add_argument(
-        "--gaze-offset",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="time on the gaze clock at which the video's time is 0 (default: 0)",
-    )
-    parser.add_argument(
-        "--gaze-size",
-        metavar="WIDTHxHEIGHT",
-        help="size in pixels of the picture that the gaze was recorded on (default: the video's)",
-    )
+    add_gaze_arguments(parser, short=False)
     parser.add_argument(
         "--correlation",
         action="store_true",
@@ -157,10 +131,7 @@ def main(args: argparse.Namespace) -> int:
         args.alpha,
         not args.no_overlay,
         args.correlation,
-        gaze_units=args.gaze_units,
-        gaze_time_unit=args.gaze_time_unit,
-        gaze_offset=args.gaze_offset,
-        gaze_size=args.gaze_size,
+        gaze_reading=from_arguments(args),
     )
     settings = _with_gaze(settings, args.gaze, paths)
     folders = result_folders(paths, args.out)
@@ -255,15 +226,12 @@ def _with_gaze(settings: Settings, gaze: Path | None, paths: Sequence[Path]) -> 
         ConfigError: the options do not go together.
         DataError: there is no such file.
     """
-    if settings.gaze_size is not None and re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.gaze_size) is None:
-        raise ConfigError(f"--gaze-size {settings.gaze_size} is not of the form WIDTHxHEIGHT, as 1920x1080.")
     if gaze is None:
-        default = Settings(settings.checkpoint)
-        for name in ("gaze_units", "gaze_time_unit", "gaze_offset", "gaze_size"):
-            if getattr(settings, name) != getattr(default, name):
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} says how to read the file of --gaze; give that too."
-                )
+        for name in settings.gaze_reading.changed():
+            flag = {"screen": "screen or --gaze-size", "tracker": "from", "columns": "column"}.get(name, name)
+            raise ConfigError(
+                f"--gaze-{flag.replace('_', '-')} says how to read the file of --gaze; give that too."
+            )
         return settings
     if len(paths) != 1:
         raise ConfigError("--gaze belongs to one video; give exactly one input with it.")
@@ -296,7 +264,7 @@ def _kept(path: Path, folder: Path, settings: Settings) -> bool:
         there = json.loads((folder / SUMMARY).read_text())
     except (OSError, ValueError):
         return False
-    wanted = {"source": _source(path), "settings": asdict(settings)}
+    wanted = json.loads(json.dumps({"source": _source(path), "settings": asdict(settings)}))
     return isinstance(there, dict) and all(there.get(key) == value for key, value in wanted.items())
 
 
@@ -499,32 +467,39 @@ def _write(
 
 def _gaze(
     path: Path | None, settings: Settings, info: MediaInfo
-) -> tuple[np.ndarray | None, dict[str, int] | None]:
+) -> tuple[np.ndarray | None, dict[str, Any] | None]:
     """Read a gaze table on the video's clock.
 
     Returns:
         Rows (seconds, x, y) of the tracked samples with x and y in shares of the picture, and how many samples there
-        are, were lost, and lie outside the picture.
+        are, were lost, and lie outside the picture; and, if there are any, how many rows the file itself marks as
+        something else than a fixation, by reason.
     """
     if path is None:
         return None, None
     from avsal.data.gaze.tables import read_gaze_table
+    from avsal.io.video import VideoReader
 
-    size = (info.height, info.width)
-    if settings.gaze_size is not None:
-        width, height = map(int, settings.gaze_size.split("x"))
-        size = (height, width)
-    units, time_unit = cast("Units", settings.gaze_units), cast("TimeUnit", settings.gaze_time_unit)
+    def times() -> np.ndarray:
+        with VideoReader(info.path) as reader:
+            return reader.times
+
     try:
-        table = read_gaze_table(path, size=size, fps=info.fps, units=units, time_unit=time_unit)
-        # Frame numbers count from the first picture, which may be late on the container's clock.
-        table = table.shifted(settings.gaze_offset - (info.start if table.time_unit is None else 0.0))
-        # Raises, with both spans, where gaze and video are on different clocks.
-        end = np.inf if info.duration is None else info.start + info.duration
-        table.nearest([info.start, end])
+        table = read_gaze_table(
+            path,
+            size=(info.height, info.width),
+            times=times,
+            video=info.path.stem,
+            **vars(settings.gaze_reading),
+        )
+        if not table.by_frame:
+            # Raises, with both spans, where gaze and video are on different clocks.
+            end = np.inf if info.duration is None else info.start + info.duration
+            table.nearest([info.start, end])
     except DataError as error:
         raise DataError(
-            f"{error} --gaze-units, --gaze-time-unit, --gaze-offset and --gaze-size say how to read the file."
+            f"{error} Options: --gaze-units, --gaze-time-unit, --gaze-offset, --gaze-origin, --gaze-screen (or "
+            "--gaze-size), --gaze-picture and others say how to read the file."
         ) from error
     if table.kind == "angles":
         raise DataError(
@@ -532,7 +507,9 @@ def _gaze(
             "in pixels or in shares of the picture."
         )
     points = np.stack([table.time, table.x, table.y], 1)[table.tracked]
-    return points, {"samples": len(table), "lost": table.lost, "outside": table.outside}
+    counts: dict[str, Any] = {"samples": len(table), "lost": table.lost, "outside": table.outside}
+    marked = {reason: count for reason, count in table.dropped.items() if reason != "lost"}
+    return points, counts | ({"marked": marked} if marked else {})
 
 
 def _drawn(points: np.ndarray, times: np.ndarray) -> int:

@@ -31,6 +31,7 @@ class ItemReport:
         labelled: frames with ground truth.
         fixations: fixations in all.
         outside: fixations that lie outside the picture or after the end.
+        dropped: rows of a gaze file that are no fixation on the video, by reason.
         problems: sentences; empty if all is well.
     """
 
@@ -43,6 +44,7 @@ class ItemReport:
     labelled: int = 0
     fixations: int = 0
     outside: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -187,6 +189,7 @@ def _check_annotation(opened: OpenItem, report: ItemReport, quick: bool) -> None
     if isinstance(annotation, PointAnnotation):
         late = int((annotation.table.frame >= count).sum())
         report.outside = annotation.table.outside + late
+        report.dropped = dict(annotation.table.dropped)
         total = len(annotation.table.frame) + annotation.table.outside
         if total and report.outside > 0.05 * total:
             report.problems.append(
@@ -228,6 +231,10 @@ def table(reports: list[ItemReport]) -> str:
             f"{sound:>6}  {r.labelled:8}  {r.fixations:9}  "
             + ("ok" if not r.problems else f"{len(r.problems)} problem(s)")
         )
+        if r.dropped:
+            lines.append(
+                f"{'':{width}}    left out: {', '.join(f'{n} {why}' for why, n in r.dropped.items())}"
+            )
         lines += [f"{'':{width}}    - {problem}" for problem in r.problems]
     bad = sum(bool(r.problems) for r in reports)
     lines.append(f"{len(reports)} videos, {len(reports) - bad} without problems, {bad} with.")

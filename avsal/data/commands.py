@@ -1,4 +1,4 @@
-"""`avsal data list|info|fetch|check|pack|synth`."""
+"""`avsal data list|info|fetch|check|import|pack|synth`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from avsal.errors import ConfigError
+from avsal.data.gaze import options as gaze_options
+from avsal.errors import AvsalError, ConfigError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--fold", type=int, metavar="K", help="fold of the lists")
     check.add_argument("--quick", action="store_true", help="read three frames of each annotation")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
+    check.add_argument(
+        "--recordings", type=Path, metavar="CSV", help="options of single recordings, by video"
+    )
+    reading = check.add_argument_group("reading gaze files (a folder of your own videos)")
+    gaze_options.add_arguments(reading, short=True)
+    bring = commands.add_parser("import", help="write eye trackers' exports as avsal's plain table")
+    bring.add_argument("files", nargs="+", type=Path, metavar="FILE", help="one file for each recording")
+    bring.add_argument("--video", type=Path, required=True, help="the video that was looked at")
+    bring.add_argument("--out", type=Path, metavar="CSV", help="default: beside the video, with its name")
+    gaze_options.add_arguments(bring, short=True)
     pack = commands.add_parser("pack", help="convert a data set into one file for a model's input")
     pack.add_argument("dir", type=Path)
     pack.add_argument("--out", type=Path, required=True, metavar="FILE")
@@ -55,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run a subcommand; 1 means that problems were found."""
-    run = {"list": _list, "info": _info, "fetch": _fetch, "check": _check, "pack": _pack, "synth": _synth}
+    run = {
+        "list": _list, "info": _info, "fetch": _fetch, "check": _check, "import": _import, "pack": _pack, "synth": _synth,
+    }  # fmt: skip
     return run[arguments.what](arguments)
 
 
@@ -117,6 +130,17 @@ def _module(arguments: argparse.Namespace) -> Any:
         module = getattr(data, entry(arguments.dataset).module)(arguments.dir, num_workers=0)
     else:
         module = recognise(arguments.dir)
+    reading = (
+        gaze_options.from_arguments(arguments) if hasattr(arguments, "gaze_units") else gaze_options.Reading()
+    )
+    recordings = getattr(arguments, "recordings", None)
+    if reading.changed() or recordings is not None:
+        if not isinstance(module, data.FolderDataModule):
+            raise ConfigError(
+                f"{arguments.dir}: is read by {type(module).__name__}, which knows its own gaze files; options of gaze "
+                "files are for a folder of your own videos."
+            )
+        module.reading, module.recordings = reading, recordings
     if arguments.fold is not None:
         if not hasattr(module, "fold"):
             raise ConfigError(f"--fold: {type(module).__name__} has no folds.")
@@ -140,6 +164,39 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_text(arguments.json, json.dumps(as_json(reports), indent=1) + "\n")
     return 1 if any(r.problems for r in reports) else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from avsal.data.gaze.tables import read_gaze_table, write_plain
+    from avsal.data.sets.folder import table_to_fixations
+    from avsal.io.video import VideoReader
+
+    video, out = arguments.video, arguments.out or arguments.video.with_suffix(".csv")
+    if out.exists():
+        raise ConfigError(f"{out}: already exists; remove it, or pass another --out.")
+    reading = gaze_options.from_arguments(arguments)
+    with VideoReader(video) as reader:
+        size, times = (reader.info.height, reader.info.width), reader.times
+    tables, failed = [], 0
+    for path in arguments.files:
+        try:
+            table = read_gaze_table(path, size=size, times=times, video=video.stem, **vars(reading))
+            found = table_to_fixations(table, times, size)
+        except AvsalError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        tables.append(table)
+        left = ", ".join(f"{count} {reason}" for reason, count in found.dropped)
+        print(f"{path}: {len(table)} rows{f'; left out: {left}' if left else ''}")
+        for note in table.notes:
+            print(f"  note: {note}")
+    if not tables:
+        raise DataError(f"none of the {failed} files could be read.")
+    end = times[-1] + (times[-1] - times[0]) / max(len(times) - 1, 1)
+    rows = write_plain(tables, out, (float(times[0]), float(end)))
+    print(f"{out}: {rows} rows of {len(tables)} recordings on the clock of {video.name}")
+    return 1 if failed else 0
 
 
 def _pack(arguments: argparse.Namespace) -> int:

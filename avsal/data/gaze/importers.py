@@ -19,12 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from avsal.data.gaze.options import Origin, Units
 from avsal.errors import DataError
 
 FloatArray = NDArray[np.float64]
-Units = Literal["auto", "normalised", "pixels", "cm", "norm", "height", "radians", "degrees"]
-Origin = Literal["auto", "top", "bottom", "centre"]
-Tracker = Literal["auto", "plain", "tobii", "pupil", "neon", "eyelink", "gazepoint", "psychopy", "smi"]
 #: What the coordinates count: the video's picture, the screen that it stood on, or the stimulus as it was shown.
 Extent = Literal["picture", "screen", "media"]
 
@@ -368,7 +366,11 @@ class Sheet:
                 if cell not in words and cell not in MISSING and _NUMBER.fullmatch(cell) is None:
                     raise DataError(f"{self.where(k, column)} does not say whether the sample is valid.")
             good = np.array(
-                [words[c] if c in words else c not in MISSING and float(c.replace(",", ".")) > 0 for c in cells], bool
+                [
+                    words[c] if c in words else c not in MISSING and float(c.replace(",", ".")) > 0
+                    for c in cells
+                ],
+                bool,
             )
             return ~good if rule == "zero" else good
         values = self.numbers([column])[column]

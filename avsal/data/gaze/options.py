@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from avsal.data.gaze.importers import Origin, Tracker, Units
 from avsal.errors import ConfigError
 
-__all__ = ["Origin", "Reading", "TimeUnit", "Tracker", "Units", "add_arguments", "from_arguments", "read_recordings"]
-
+Units = Literal["auto", "normalised", "pixels", "cm", "norm", "height", "radians", "degrees"]
+Origin = Literal["auto", "top", "bottom", "centre"]
+Tracker = Literal["auto", "plain", "tobii", "pupil", "neon", "eyelink", "gazepoint", "psychopy", "smi"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 _PLACES = ("fit", "stretch", "centre")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
@@ -100,7 +100,9 @@ class Reading:
         if self.screen is not None and (_SIZE.fullmatch(self.screen) is None or 0.0 in self.screen_size):
             raise ConfigError(f"screen {self.screen} is not of the form WIDTHxHEIGHT, as 1920x1080.")
         if self.picture is not None and self.picture not in _PLACES and not _rectangle(self.picture):
-            raise ConfigError(f"picture {self.picture!r} is none of {', '.join(_PLACES)}, LEFT,TOP,WIDTH,HEIGHT.")
+            raise ConfigError(
+                f"picture {self.picture!r} is none of {', '.join(_PLACES)}, LEFT,TOP,WIDTH,HEIGHT."
+            )
         unknown = [role for role, _ in self.columns if role not in ROLES]
         if unknown:
             raise ConfigError(f"columns: {unknown[0]!r} is none of {', '.join(ROLES)}.")

@@ -24,19 +24,15 @@ from avsal.data.gaze.importers import (
     OBSERVERS,
     PLAIN,
     Dialect,
-    Origin,
     Sheet,
     Source,
-    Units,
     open_sheet,
     recognise,
     same_name,
     world_clock,
 )
-from avsal.data.gaze.options import Reading, TimeUnit
+from avsal.data.gaze.options import Reading, TimeUnit, Units
 from avsal.errors import ConfigError, DataError
-
-__all__ = ["GazeTable", "Origin", "TimeUnit", "Units", "known_columns", "read_gaze_table", "write_plain"]
 
 FloatArray = NDArray[np.float64]
 FIXATION, SACCADE, OUTSIDE, UNTRACKED = 0, 1, 2, 3
@@ -269,7 +265,7 @@ def write_plain(tables: Sequence[GazeTable], path: Path, frames: tuple[float, fl
     Returns:
         The number of rows: fixations, or samples that may be one, inside the picture and the video.
     """
-    from avsal.results import write_text
+    from avsal.files import write_text
 
     lasting = all(table.duration is not None for table in tables)
     lines, people = [], 0
@@ -358,10 +354,10 @@ class _Reader:
         reason = np.full(len(sheet.rows), "", dtype=object)
         x, y = self.eyes(source, [numbers[k] for k in xs], [numbers[k] for k in ys], origin, reason)
         gaze_type = self.judge(dialect, x, y, reason)
-        if unit is None:
-            unit = (
-                self.guess_centred(x, y) if origin == "centre" else _guess_units(self.path, x, y, self.size)
-            )
+        if unit is None and origin == "centre":
+            unit = self.guess_centred(x, y)
+        elif unit is None:
+            unit = _guess_units(self.path, x, y, self.size if reading.screen is None else reading.screen_size)
         x, y = self.place(dialect, source, unit, origin, x, y)
         observer = self.observers()
         seconds = numbers[time] if time is not None else None
@@ -865,7 +861,7 @@ class _Reader:
 # -- units -----------------------------------------------------------------------------------------------------
 
 
-def _guess_units(path: Path, x: FloatArray, y: FloatArray, size: tuple[int, int] | None) -> Units:
+def _guess_units(path: Path, x: FloatArray, y: FloatArray, size: tuple[float, float] | None) -> Units:
     """Tell normalised from pixel coordinates by their values, or refuse."""
     values = np.concatenate([x, y])
     values = values[np.isfinite(values)]
@@ -904,12 +900,12 @@ def _guess_units(path: Path, x: FloatArray, y: FloatArray, size: tuple[int, int]
             if scale > 1.2:
                 raise DataError(
                     f"{tell}they reach x={np.nanquantile(x, 0.9):g}, y={np.nanquantile(y, 0.9):g}, far outside a "
-                    f"picture of {size[1]}x{size[0]}. Pass the screen= (WIDTHxHEIGHT) that the gaze was recorded on."
+                    f"picture of {size[1]:g}x{size[0]:g}. Pass the screen= (WIDTHxHEIGHT) that the gaze was recorded on."
                 )
             if right < REACH * size[1] and down < REACH * size[0]:
                 raise DataError(
                     f"{tell}as pixels they stay within x={right:g}, y={down:g}, the upper left of a picture of "
-                    f"{size[1]}x{size[0]}. Pass the screen= (WIDTHxHEIGHT) that the gaze was recorded on; or "
+                    f"{size[1]:g}x{size[0]:g}. Pass the screen= (WIDTHxHEIGHT) that the gaze was recorded on; or "
                     "units='pixels' if it did stay there, 'degrees' if they are."
                 )
         return "pixels"

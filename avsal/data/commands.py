@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run a subcommand; 1 means that problems were found."""
     run = {
-        "list": _list, "info": _info, "fetch": _fetch, "check": _check, "import": _import, "pack": _pack, "synth": _synth,
+        "list": _list, "info": _info, "fetch": _fetch, "check": _check, "import": _import, "pack": _pack,
+        "synth": _synth,
     }  # fmt: skip
     return run[arguments.what](arguments)
 
@@ -167,7 +168,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from avsal.data.gaze.tables import read_gaze_table, write_plain
+    from avsal.data.gaze.samples import write_plain
+    from avsal.data.gaze.tables import read_gaze_table
     from avsal.data.sets.folder import table_to_fixations
     from avsal.io.video import VideoReader
 

@@ -454,6 +454,27 @@ def read_map(path: Path) -> NDArray[np.float32]:
     return array.astype(np.float32)
 
 
+def read_labels(path: Path) -> NDArray[np.bool_]:
+    """Return (H, W), which pixels of a label image of any mode are not black (nor, without colours, 0).
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
+                colours = np.asarray(image.convert("RGB"))
+                # A palette may lack its colours: then the numbers are all there is.
+                indexed = image.mode == "P" and not colours.any()
+                return np.asarray(image) > 0 if indexed else colours.any(-1)
+            array = np.asarray(image.convert("L") if image.mode in ("LA", "La") else image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+    return np.asarray(array.reshape(*array.shape[:2], -1).any(-1))
+
+
 def find_video(folder: Path, name: str) -> Path | None:
     """Return the video file `name` (with any usual suffix) of a folder."""
     for suffix in VIDEO_SUFFIXES:

@@ -37,6 +37,7 @@ from avsal.data.items import (
     PointAnnotation,
     VideoItem,
     find_video,
+    read_labels,
     read_map,
 )
 from avsal.data.matfile import load_mat
@@ -192,13 +193,23 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
 
 
 def read_fixation_image(path: Path) -> NDArray[Any]:
-    """Return the binary fixation image of a `fixMap_*.mat` (variable `eyeMap`), or of a png.
+    """Return the binary fixation image of a `fixMap_*.mat` (variable `eyeMap`), or of an image file.
+
+    Any pixel that is not black is a fixation in a lossless file (label images hold 0 and 1); in a JPEG, whose black is
+    not exact, it takes more than half of the range.
 
     Raises:
-        DataError: the file cannot be read or holds no image.
+        DataError: the file cannot be read, holds no image, or holds fixations in most of its pixels.
     """
     if path.suffix.lower() != ".mat":
-        return read_map(path) > 0.5
+        lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
+        points = read_map(path) > 0.5 if lossy else read_labels(path)
+        if points.mean() > 0.5:
+            raise DataError(
+                f"{path}: {points.mean():.0%} of the pixels are not black; fixations are the bright points of a black "
+                "image. Is it inverted, or a map?"
+            )
+        return points
     content = load_mat(path)
     value = content.get("eyeMap")
     if value is None:

@@ -64,9 +64,11 @@ def read_ego4d_gaze(path: Path, times: FloatArray, *, max_gap: float = 0.2) -> F
     # refused with the reason.
     if len(known) < 3 and len(header) > 6 and all(place[role] == k for role, k in known.items()):
         names = {role: header[k] for role, k in place.items()}
-        table = read_gaze_table(path, columns=names, time_unit="s", units="normalised", origin="bottom")
+        table = read_gaze_table(
+            path, columns=names, time_unit="s", units="normalised", origin="bottom", min_confidence=0
+        )
     else:
-        table = read_gaze_table(path)
+        table = read_gaze_table(path, min_confidence=0)  # the authors take samples of any confidence
     if table.kind != "points":
         raise DataError(f"{path}: expected gaze points, found {table.units}.")
     index = table.nearest(times, max_gap=max_gap)

@@ -127,6 +127,7 @@ def main(args: argparse.Namespace) -> int:
     write_csv(results, table)
     report(results, outcomes)
     print(f"results: {stem}\nper video: {table}")
+    results.check_scored()
     return 1 if results.failed else 0
 
 

@@ -202,6 +202,26 @@ class Results(_Part):
         known = {*self.videos, *(failure.item for failure in self.failed)}
         return self.data.videos is None or len(known) >= self.data.videos
 
+    def check_scored(self) -> None:
+        """Refuse results in which a metric scored no frame at all.
+
+        Raises:
+            DataError: names these metrics and the likely cause. Nothing is said where every video failed: the failures
+                say it.
+        """
+        empty = [name for name in self.metrics if self.frames.get(f"frames_{name}") == 0]
+        count = self.frames.get("frames", 0)
+        if not empty or (count == 0 and self.failed):
+            return
+        if count and self.frames.get("frames_failed") == count:
+            cause = "all predictions hold NaN or infinite values"
+        else:
+            cause = "no frame has the ground truth that they need (fixations; for sauc, also those of other frames)"
+        raise DataError(
+            f"{self.data.name}: {', '.join(empty)} scored none of {count} frames: {cause}. Check its files, "
+            "or leave these metrics out."
+        )
+
     @classmethod
     def make(
         cls,
@@ -483,7 +503,7 @@ def from_test(
     left_out = getattr(datamodule, "left_out", {}) or {}
     left_out = left_out if isinstance(left_out, Mapping) else {str(f): str(f) for f in left_out}
     errors = {str(k): str(v) for k, v in {**left_out, **(failed or {})}.items()}
-    if _ran_whole(trainer) if whole is None else whole:
+    if ran_whole(trainer) if whole is None else whole:
         # Videos without any ground truth take part and leave no score.
         unscored = sorted({*names.values()} - {*videos, *errors})
         errors |= {name: f"{name}: no frame of it has ground truth." for name in unscored}
@@ -514,7 +534,7 @@ def from_test(
     )
 
 
-def _ran_whole(trainer: Trainer | None) -> bool:
+def ran_whole(trainer: Trainer | None) -> bool:
     """Say whether a trainer ran all batches of its test loader (no `limit_test_batches`)."""
     if trainer is None or trainer.test_dataloaders is None:
         return True

@@ -192,7 +192,7 @@ class WriteResults(Callback):
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, SaliencyModule) or datamodule is None:
             return
-        from avsal.results import from_test, video_names
+        from avsal.results import from_test, ran_whole, video_names
         from avsal.scorefiles import cost_of, frame_arrays, write_frames
 
         seconds = time.perf_counter() - self._began
@@ -218,6 +218,8 @@ class WriteResults(Callback):
             path = result.write(Path(os.environ.get("AVSAL_RESULTS", "results")))
             write_frames(frames, path)
             print(f"results: {path}")
+        if ran_whole(trainer):
+            result.check_scored()
 
 
 class AvsalCLI(LightningCLI):

@@ -78,7 +78,7 @@ def read_clock(
         if missing.all() and frame is None:
             raise DataError(f"{record.path}: {count} samples have no time.")
         if not missing.all():
-            named = sheet.units[time] or (dialect.time_unit if "time" not in record.own else None)
+            named = sheet.units[time] or (dialect.time_unit if sheet.keys[time] in dialect.time else None)
             unit, guessed = _time_unit(
                 record.path, sheet.header[time], named, seconds, observer, reading.time_unit, lasts is not None
             )  # fmt: skip

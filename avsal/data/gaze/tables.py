@@ -104,6 +104,8 @@ class _Reader:
         dialect, source = self.dialect()
         self.choose_rows(dialect, video)
         columns = [record.column(role, getattr(dialect, role)) for role in ("time", "frame", "duration")]
+        if columns[0] is None and "time" not in record.own:
+            columns[0] = sheet.find(PLAIN.time)
         if dialect.events and all(name in sheet.keys for name in dialect.events):
             ids = sheet.cells(sheet.keys.index(dialect.events[0]))
             if len(set(ids)) == len(ids):

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 #: "paper": the frames, the metric code and the post-processing of the model's authors; "common": every frame of every
 #: video and avsal's own conventions, the same for all models.
 Protocol = Literal["paper", "common"]
-#: Post-processing of the authors' test scripts, by model.
-POSTPROCESS = {"STAViS": "stavis", "MSPI": "mspi"}
 
 
 def evaluate(
@@ -86,7 +84,7 @@ def evaluate(
             data.swap_sound = True
         else:
             data = OtherSound(data)
-    metric = test_metric(module, protocol)
+    metric = test_metric(module, protocol, data)
     module._metrics["test"] = metric  # type: ignore[assignment]
     data.prepare_data()
     units = Units(data.eval_dataset("test"), data.eval_batch_size)
@@ -122,12 +120,11 @@ def forget(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def test_metric(module: SaliencyModule, protocol: Protocol) -> Metric:
-    """Return the metrics of a protocol; gaze models keep their own."""
-    metric = module.build_metrics("test")
+def test_metric(module: SaliencyModule, protocol: Protocol, data: SaliencyDataModule | None) -> Metric:
+    """Return the metrics of a protocol on a data set; gaze models keep their own."""
+    metric = module.build_metrics("test", data)
     if isinstance(metric, SaliencyMetrics) and protocol == "paper":
-        name = type(module).__name__.removesuffix("Module")
-        metric = SaliencyMetrics(metric.metrics, conventions="published", postprocess=POSTPROCESS.get(name))
+        metric = SaliencyMetrics(metric.metrics, conventions="published", postprocess=module.postprocess)
     return metric
 
 

@@ -32,8 +32,8 @@ def _positive(scale: Tensor) -> Tensor:
 def kl_divergence(prediction: Tensor, density: Tensor, *, eps: float = EPS) -> Tensor:
     """Kullback-Leibler divergence of the prediction from the ground truth, in nats.
 
-    sum_x q log(eps + q / (p + eps)) with p and q divided by their sums (CASP-Net Eq. 11, MSPI Eq. 9,
-    AVRSP Eq. 17).
+    sum_x q log(eps + q / (p + eps)) with p and q divided by their sums (CASP-Net Eq. 8, MSPI Eq. 9,
+    AVRSP Eq. 16).
 
     Args:
         prediction: (..., h, w) non-negative.
@@ -66,7 +66,7 @@ def reverse_kl(prediction: Tensor, target: Tensor, *, eps: float = 1e-10) -> Ten
 def correlation(prediction: Tensor, density: Tensor, *, eps: float = 1e-12) -> Tensor:
     """Pearson's linear correlation coefficient over all pixels, in [-1, 1].
 
-    The common CC term (STAViS Eq. 9, CASP-Net Eq. 12, MSPI, AVRSP); a constant map gives 0.
+    The common CC term (STAViS Eq. 9, CASP-Net Eq. 9, MSPI Eq. 8, AVRSP Eq. 17); a constant map gives 0.
     """
     p, q = _flat(prediction), _flat(density)
     p = p - p.mean(-1, keepdim=True)
@@ -84,8 +84,8 @@ def similarity(prediction: Tensor, density: Tensor, *, norm: str = "minmax") -> 
     Args:
         prediction: (..., h, w).
         density: (..., h, w).
-        norm: "minmax" subtracts each map's minimum before dividing by the sum (CASP-Net Eq. 13),
-            "sum" only divides (AVRSP).
+        norm: "minmax" subtracts each map's minimum before dividing by the sum (CASP-Net Eq. 10),
+            "sum" only divides (AVRSP Eq. 18).
     """
     p, q = _flat(prediction), _flat(density)
     if norm == "minmax":

@@ -89,6 +89,10 @@ class ClipSpec:
         authors_coverage: the authors' rule at a video's ends, used by `coverage="authors"`:
             "cyclic" (STAViS: frames 1..target are left out, the last clips repeat cyclically),
             "reversed" (MSPI, AVRSP: windows reversed in time serve the first frames), or "clamp".
+        training_targets: whose ground truth a training clip gets: "plain" is that of the frame `target`, its
+            fixations moved to the cells of the network's grid; "stavis" does as STAViS's loader: the frame whose
+            number is the median of the clip's (counted from 1), rounded to even where it lies between two, and the
+            cells that its fixation image reaches when it is resized, by way of `via`, with antialiasing.
         audio: the sound around the clip, None for networks that do not hear.
     """
 
@@ -104,6 +108,7 @@ class ClipSpec:
     via_filter: Literal["nearest", "bicubic"] = "nearest"
     antialias: bool = True
     authors_coverage: Literal["cyclic", "reversed", "clamp"] = "clamp"
+    training_targets: Literal["plain", "stavis"] = "plain"
     audio: AudioSpec | None = None
 
     def __post_init__(self) -> None:
@@ -195,6 +200,12 @@ class SaliencyOutput:
         if self.activation == "sigmoid":
             return scaled.sigmoid()
         return scaled.flatten(-2).softmax(-1).view_as(scaled)
+
+    def log_density(self) -> Tensor:
+        """Return the logarithm of `density()`, computed without leaving the logarithm."""
+        scaled = self.logits.float() / self.temperature
+        log = scaled - scaled.logaddexp(scaled.new_zeros(())) if self.activation == "sigmoid" else scaled
+        return log - log.logsumexp((-2, -1), keepdim=True)
 
     def density(self) -> Tensor:
         """Return non-negative float32 maps (B, T_out, h, w), each of which sums to 1."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from avsal.types import ClipSpec
@@ -22,7 +23,8 @@ def resize_frames(
 ) -> Tensor:
     """Resize (n, 3, h, w) uint8 or float frames to `size` (height, width); same dtype.
 
-    Bilinear with antialiasing is the triangle filter that the image libraries of the papers' code apply.
+    Bilinear with antialiasing is the triangle filter that the image libraries of the papers' code apply; "nearest"
+    picks the pixels that Pillow picks.
     """
     if tuple(frames.shape[-2:]) == tuple(size):
         return frames
@@ -33,7 +35,10 @@ def resize_frames(
             and frames.permute(0, 2, 3, 1).is_contiguous()
         ):
             return _nearest_rgb(frames, size)
-        return F.interpolate(frames, size=size, mode="nearest-exact")
+        rows, columns = (
+            torch.from_numpy(_nearest_index(n, m)) for n, m in zip(frames.shape[-2:], size, strict=True)
+        )
+        return frames[..., rows, :][..., columns]
     if frames.dtype == torch.uint8 and antialias:
         return F.interpolate(frames, size=size, mode=mode, antialias=True)
     out = F.interpolate(frames.float(), size=size, mode=mode, antialias=antialias, align_corners=False)
@@ -42,9 +47,11 @@ def resize_frames(
 
 @lru_cache(maxsize=64)
 def _nearest_index(length: int, wanted: int) -> np.ndarray:
-    """Return (wanted,) the indices that "nearest-exact" picks, as torch itself computes them."""
-    ramp = torch.arange(length, dtype=torch.float32).view(1, 1, length)
-    return F.interpolate(ramp, size=wanted, mode="nearest-exact").view(-1).long().numpy()
+    """Return (wanted,) the indices that Pillow picks: it adds the step up, and its rounding decides at half pixels."""
+    step = length / wanted
+    return (
+        np.add.accumulate(np.r_[step * 0.5, np.full(wanted - 1, step)]).astype(np.int64).clip(max=length - 1)
+    )
 
 
 def _nearest_rgb(frames: Tensor, size: tuple[int, int]) -> Tensor:
@@ -159,6 +166,29 @@ def resize_map(density: Tensor, size: tuple[int, int]) -> Tensor:
     flat = density.reshape(-1, 1, *density.shape[-2:]).float()
     out = F.interpolate(flat, size=size, mode="bilinear", antialias=True, align_corners=False)
     return out.view(*lead, *size)
+
+
+def spread_fixations(
+    points: Tensor, source: tuple[int, int], size: tuple[int, int], via: tuple[int, int] | None
+) -> Tensor:
+    """Return the (M, 2) cells of a grid of `size` that a binary image of the fixations reaches, as STAViS trains.
+
+    The image is resized to `via`, everything above 0 is set, and that is resized to `size` in 8 bits, both with
+    Pillow's antialiased bilinear filter: a fixation grows into a dot.
+
+    Args:
+        points: (N, 2) int64 (row, column) on a grid of `source`.
+        source: (height, width) of that grid.
+        size: (height, width) wanted.
+        via: (height, width) in between; None for none.
+    """
+    binary = np.zeros(source, dtype=np.float32)
+    binary[points[:, 0].numpy(), points[:, 1].numpy()] = 1
+    image = Image.fromarray(binary)
+    if via is not None:
+        image = image.resize(via[::-1], Image.Resampling.BILINEAR)
+    eight = Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
+    return torch.from_numpy(np.argwhere(np.asarray(eight.resize(size[::-1], Image.Resampling.BILINEAR)) > 0))
 
 
 def resize_fixations(points: Tensor, source: tuple[int, int], size: tuple[int, int]) -> Tensor:

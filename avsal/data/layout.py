@@ -152,6 +152,10 @@ class FolderAnnotation:
             raise DataError(f"{self.folder}: neither maps nor fixation files in this folder.")
         return shape[0], shape[1]
 
+    def listed(self, frame: int) -> bool:
+        """Return whether a frame has a file of its own, be it empty."""
+        return self._number(frame) in self._maps or self._number(frame) in self._points
+
     def density(self, frame: int) -> NDArray[np.float32] | None:
         """Return the map of a frame; None without a file, or where the map is empty."""
         path = self._maps.get(self._number(frame))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map
+from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map, spread_fixations
 from avsal.data.gaze.tables import UNTRACKED
 from avsal.data.gaze.targets import crop_gaze, gaze_density
 from avsal.data.items import Annotation, OpenItem, OpenItems, VideoItem
@@ -134,8 +134,17 @@ def segments(count: int, span: int, segment: int | None = SEGMENT) -> list[tuple
 class Sampling:
     """How a clip of an open video becomes tensors; one for all modes."""
 
-    def __init__(self, spec: ClipSpec, *, native: bool = False, negatives: bool = False) -> None:
-        self.spec, self.native, self.negatives = spec, native, negatives
+    def __init__(
+        self,
+        spec: ClipSpec,
+        *,
+        native: bool = False,
+        negatives: bool = False,
+        training: bool = False,
+        empty: bool = False,
+    ) -> None:
+        self.spec, self.native, self.negatives, self.empty = spec, native, negatives, empty
+        self.stavis = training and spec.training_targets == "stavis"
         self._preprocess = FramePreprocessor(spec)
 
     def pixels(self, opened: OpenItem, frames: NDArray[np.int64]) -> Tensor:
@@ -179,6 +188,8 @@ class Sampling:
         self, window: Window, times: NDArray[np.float64], count: int
     ) -> tuple[NDArray[np.int64], bool]:
         """Return the frames of the T_out maps, and whether all lie inside the video."""
+        if self.stavis:  # numbers count from 1, and Python rounds halves to even
+            return np.array([round(float(np.median(window.frames + 1))) - 1]), True
         if not isinstance(self.spec.target, tuple):
             return np.array([window.target]), True
         wanted = times[window.target] + np.array(self.spec.target)
@@ -210,9 +221,13 @@ class Sampling:
             where, who = (
                 fixations if fixations is not None else (np.zeros((0, 2), np.int64), np.zeros(0, np.int64))
             )
-            labelled.append(density is not None or len(where) > 0)
+            listed = self.empty and getattr(annotation, "listed", lambda _: False)(k)
+            labelled.append(density is not None or len(where) > 0 or listed)
             densities.append(density if density is not None else torch.zeros(place.out))
             kept, mask = place.points(torch.from_numpy(where))
+            if self.stavis:
+                kept = spread_fixations(torch.from_numpy(where), size, self.spec.size, self.spec.via)
+                who, mask = np.full(len(kept), -1), torch.ones(len(kept), dtype=torch.bool)
             points.append(kept)
             observers.append(torch.from_numpy(who)[mask])
             if self.negatives:
@@ -353,7 +368,7 @@ class TrainingClips(Dataset[Sample]):
         numbers = [len(self._segments(item)) for item in self.items]
         self._ends = np.cumsum(numbers, dtype=np.int64)
         self._open = OpenItems(self.items, keep=keep_open, rate=_rate(spec), sound=spec.audio is not None)
-        self._sampling = Sampling(spec)
+        self._sampling = Sampling(spec, training=True)
 
     def _segments(self, item: VideoItem) -> list[tuple[int, int]]:
         assert item.frames is not None
@@ -466,7 +481,8 @@ class VideoBatches(Dataset[Batch]):
         numbers = [-(-len(self._scored(item)) // batch_size) for item in self.items]
         self._ends = np.cumsum(numbers, dtype=np.int64)
         self._open = OpenItems(self.items, keep=keep_open, rate=_rate(spec), sound=spec.audio is not None)
-        self._sampling = Sampling(spec, native=native, negatives=negatives)
+        # The authors' averages count a frame with an empty map, where a metric has a value for it.
+        self._sampling = Sampling(spec, native=native, negatives=negatives, empty=coverage == "authors")
 
     def _scored(self, item: VideoItem) -> range:
         assert item.frames is not None

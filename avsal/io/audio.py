@@ -401,7 +401,7 @@ class _Mixer:
     def __init__(self) -> None:
         self._format: Any = None
         self._resampler: av.AudioResampler | None = None
-        self._weights = 1.0
+        self._weights = np.float32(1)
 
     def mono(self, frame: AudioFrame, rate: int) -> np.ndarray:
         known = (frame.format.name, frame.layout.name, frame.sample_rate)

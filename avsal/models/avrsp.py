@@ -36,6 +36,7 @@ from avsal.nn.lip import LIP
 from avsal.nn.s3d import MEAN, STD, S3DFeatures, pad_to_stride
 from avsal.nn.s3d_windows import S3DWindows
 from avsal.nn.soundnet import SoundNet
+from avsal.nn.state import freeze
 from avsal.nn.waveform import windowed_excerpt
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
@@ -471,7 +472,9 @@ class AVRSP(SaliencyNetwork):
         )
         self.audiovisual, self.pairs, self.audio_samples = audiovisual, pairs, audio_samples
         self.freeze_bn, self.freeze_audio_bn = freeze_bn or freeze_encoder, freeze_audio_bn
-        self.encoder = S3DFeatures(width=width, bn_momentum=bn_momentum).requires_grad_(not freeze_encoder)
+        self.encoder = S3DFeatures(width=width, bn_momentum=bn_momentum)
+        if freeze_encoder:
+            self.frozen = [freeze(self.encoder)]
         # As S3D gives them: index 0 is the shallowest.
         self.stages = nn.ModuleList(
             nn.Sequential(ASPP(c, channels), LIP(channels)) for c in self.encoder.channels
@@ -625,12 +628,15 @@ class AVRSPModule(SaliencyModule):
         schedule: "plateau" halves the rate; "cosine" falls to 0 over the training, for short ones.
         backbone: registry name or file of S3D's weights ("s3d-kinetics"), loaded when training starts.
         audio_backbone: the same for SoundNet ("soundnet8").
+        allow_random_frozen: train behind frozen parts that were given no weights; refused otherwise.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
             after the backbones.
     """
 
     paper = "Relevance-guided audio visual fusion for video saliency prediction (AVRSP), arXiv 2411.11454"
     variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
+    postprocess = "stavis"  # the paper says nothing; its tables compare with STAViS's numbers
+    weights_of: ClassVar[dict[str, tuple[str, str]]] = {"encoder": ("backbone", "freeze_encoder")}
     network: AVRSP
 
     def __init__(
@@ -662,6 +668,7 @@ class AVRSPModule(SaliencyModule):
         schedule: Literal["plateau", "cosine"] = "plateau",
         backbone: str | None = None,
         audio_backbone: str | None = None,
+        allow_random_frozen: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -704,7 +711,7 @@ class AVRSPModule(SaliencyModule):
         super().setup(stage)
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss (Eq. 16) and its parts `kl`, `cc`, `sim` (CC and SIM positive), over labelled maps."""
+        """Return the loss (Eq. 19) and its parts `kl`, `cc`, `sim` (CC and SIM positive), over labelled maps."""
         maps, density = output.saliency(), batch["density"]
         weights = map_weights(density, batch.get("labelled"))
         # Under mixed precision zeros of the prediction need a regularisation above its rounding.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import lightning as L
 import torch
@@ -18,11 +18,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
-from avsal.nn.state import entries_of, make_room
+from avsal.nn.state import entries_of, make_room, random_layers
 from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
     from avsal.inference import VideoPrediction
+    from avsal.metrics.resize import Pipeline
     from avsal.metrics.saliency import SaliencyMetrics
 
 
@@ -53,11 +54,13 @@ class SaliencyNetwork(nn.Module):
         spec: the clip that the network eats.
         activation: how `logits` become a map.
         temperature: logits are divided by it before the activation.
+        frozen: the parts that training leaves as they were loaded (see `avsal.nn.state.freeze`).
     """
 
     spec: ClipSpec
     activation: Activation = "sigmoid"
     temperature: float = 1.0
+    frozen: Sequence[nn.Module] = ()
 
     def frontend(
         self,
@@ -141,14 +144,20 @@ class SaliencyModule(L.LightningModule):
     network: SaliencyNetwork
     val_metrics: ClassVar[tuple[str, ...]] = ("cc", "nss", "auc_judd", "sim")
     test_metrics: ClassVar[tuple[str, ...]] = ("cc", "nss", "auc_judd", "sauc", "sim")
-    #: The validation metric that picks the best checkpoint (larger is better).
-    monitor: ClassVar[str] = "val/cc"
+    #: The validation metric that picks the best checkpoint (larger is better); "epoch" picks the last one.
+    monitor: str = "val/cc"
     #: Citation key or reference of the paper, for model cards.
     paper: ClassVar[str] = ""
     #: Constructor arguments beside the network's that change what a test computes.
     protocol_arguments: ClassVar[tuple[str, ...]] = ()
     #: Name, sha256 of the file, and hash of the entries that the module was filled with.
     weights_from: tuple[str, str | None, str] | None = None
+    #: The post-processing of the authors' test script (see `avsal.metrics.postprocess`), None for none ...
+    postprocess: ClassVar[Pipeline | None] = None
+    #: ... and what of the output it eats: the activated maps, or the logarithm of the density.
+    postprocess_input: ClassVar[Literal["saliency", "log_density"]] = "saliency"
+    #: Part of the network that may be frozen -> the argument that names its weights, and the one that trains it.
+    weights_of: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,6 +196,36 @@ class SaliencyModule(L.LightningModule):
         source = self.hparams.get("init_from") if stage == "fit" else None
         if source:
             self.initialise_from(str(source))
+        if stage == "fit" and self._trainer is None:
+            self.refuse_random_frozen()
+
+    def on_fit_start(self) -> None:
+        """Refuse to train behind random frozen parts, once a checkpoint to resume from is loaded too."""
+        self.refuse_random_frozen()
+
+    def refuse_random_frozen(self) -> None:
+        """Check that every frozen part was given weights.
+
+        Raises:
+            ConfigError: names the parts that hold random weights, unless `allow_random_frozen` asks for them.
+        """
+        if self.hparams.get("allow_random_frozen"):
+            return
+        names = {part: name for name, part in self.network.named_modules()}
+        found = []
+        for part in self.network.frozen:
+            if random := random_layers(part):
+                weights, option = self.weights_of.get(names[part], ("init_from", ""))
+                where = ", ".join(random[:3]) + (" …" if len(random) > 3 else "")
+                found.append(
+                    f"{names[part]} ({where}): give {weights}" + (f", or {option}: false" if option else "")
+                )
+        if found:
+            raise ConfigError(
+                f"{type(self).__name__.removesuffix('Module')} would train behind frozen parts of random weights: "
+                + "; ".join(found)
+                + ". init_from, a checkpoint that holds them, will do too; allow_random_frozen: true trains anyway."
+            )
 
     @staticmethod
     def read_weights(source: str) -> dict[str, Tensor]:
@@ -237,27 +276,45 @@ class SaliencyModule(L.LightningModule):
     def load_backbone(self, part: nn.Module, source: str | None) -> None:
         """Load published weights into a part of the network; nothing happens without a source.
 
-        SynthAV trains from random weights where the published ones cannot be had, with a warning: it is the
-        data set that runs everywhere. On any other data that is an error.
-
         Args:
             part: a backbone with a method `load_published(state_dict)`.
-            source: a registry name such as "s3d-kinetics", a file, or a whole checkpoint of ours that has this part.
+            source: see `backbone_weights`.
 
         Raises:
             WeightsError: the weights cannot be had, or do not fit.
         """
+        state = self.backbone_weights(part, source)
+        if state is not None:
+            part.load_published(entries_of(part, state))  # type: ignore[operator]
+
+    def backbone_weights(self, part: nn.Module, source: str | None) -> dict[str, Tensor] | None:
+        """Return published weights for a part of the network; None without a source.
+
+        SynthAV trains from random weights where the published ones cannot be had, with a warning: it is the
+        data set that runs everywhere. A part that would be frozen is then trained. On any other data that is an error.
+
+        Args:
+            part: of the network.
+            source: a registry name such as "s3d-kinetics", a file, or a whole checkpoint of ours that has this part.
+
+        Raises:
+            WeightsError: the weights cannot be had.
+        """
         if not source:
-            return
+            return None
         try:
-            state = self.read_weights(source)
+            return self.read_weights(source)
         except WeightsError as error:
             data = getattr(self._trainer, "datamodule", None)
             if getattr(data, "name", None) != "synthav":
                 raise
-            rank_zero_warn(f"{type(part).__name__} starts from random weights: {error}")
-            return
-        part.load_published(entries_of(part, state))  # type: ignore[operator]
+            trained = ""
+            if part in self.network.frozen:
+                self.network.frozen = [other for other in self.network.frozen if other is not part]
+                part.requires_grad_(True)
+                trained = ", and is trained with the network"
+            rank_zero_warn(f"{type(part).__name__} starts from random weights{trained}: {error}")
+            return None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its parts."""
@@ -308,12 +365,13 @@ class SaliencyModule(L.LightningModule):
         return self._metric(stage)
 
     def _metric(self, stage: str) -> SaliencyMetrics:
+        data = getattr(self._trainer, "datamodule", None)
         if stage not in self._metrics:
-            self._metrics[stage] = self.build_metrics(stage)
+            self._metrics[stage] = self.build_metrics(stage, data)
         return self._metrics[stage].to(self.device)
 
-    def build_metrics(self, stage: str) -> SaliencyMetrics:
-        """Return the metrics of a stage; gaze models override it."""
+    def build_metrics(self, stage: str, data: Any = None) -> SaliencyMetrics:
+        """Return the metrics of a stage on a data set; gaze models override it."""
         from avsal.metrics.saliency import SaliencyMetrics
 
         return SaliencyMetrics(self.val_metrics if stage == "val" else self.test_metrics)
@@ -321,8 +379,12 @@ class SaliencyModule(L.LightningModule):
     def _update(self, stage: str, output: SaliencyOutput, batch: Batch) -> None:
         if "density" not in batch and "fixations" not in batch:
             raise ConfigError("The batch has no ground truth; use `predict` for data without annotations.")
-        self._metric(stage).update(
-            output.saliency(),
+        metric = self._metric(stage)
+        rules = getattr(metric, "conventions", None)
+        theirs = rules is not None and rules.postprocess == self.postprocess and not rules.quantised
+        maps = getattr(output, self.postprocess_input if theirs else "saliency")()
+        metric.update(
+            maps,
             batch.get("density"),
             batch.get("fixations"),
             negatives=batch.get("negatives"),

@@ -41,6 +41,7 @@ from avsal.nn.avim import AVIM
 from avsal.nn.cpc import PredictiveCoding
 from avsal.nn.s3d import MEAN, STD, S3DFeatures, pad_to_stride
 from avsal.nn.s3d_windows import S3DWindows
+from avsal.nn.state import freeze
 from avsal.nn.vggish import PATCH_SAMPLES, SAMPLE_RATE, LogMel, SmallAudioNet, VGGish
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
@@ -297,9 +298,8 @@ class CASPNet(SaliencyNetwork):
         self.audio_encoder: VGGish | SmallAudioNet = (
             VGGish(audio_relu) if audio_encoder == "vggish" else SmallAudioNet(audio_width)
         )
-        self.freeze_audio = audio_encoder == "vggish" if freeze_audio is None else freeze_audio
-        if self.freeze_audio:
-            self.audio_encoder.requires_grad_(False)
+        if audio_encoder == "vggish" if freeze_audio is None else freeze_audio:
+            self.frozen = [freeze(self.audio_encoder)]
         heard = self.audio_encoder.out_features
         if fusion == "bilinear":
             self.bilinear = BilinearFusion(channels, heard)
@@ -325,8 +325,8 @@ class CASPNet(SaliencyNetwork):
         super().train(mode)
         if self.freeze_bn:
             self.encoder.eval()
-        if self.audiovisual and self.freeze_audio:
-            self.audio_encoder.eval()
+        for part in self.frozen:
+            part.eval()
         return self
 
     def frontend(
@@ -390,10 +390,8 @@ class CASPNet(SaliencyNetwork):
         """Return the audio embedding (B, 128); silence where there is no audio input."""
         if audio_input is None:
             audio_input = self.log_mel(like.new_zeros(1, PATCH_SAMPLES)).expand(len(like), -1, -1, -1)
-        if self.freeze_audio:
-            with torch.no_grad():
-                return self.audio_encoder(audio_input)
-        return self.audio_encoder(audio_input)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.audio_encoder not in self.frozen):
+            return self.audio_encoder(audio_input)
 
     def window_runner(self) -> WindowRunner:
         """Return a runner that takes S3D slices and ASPP maps over from earlier windows of the video."""
@@ -447,6 +445,7 @@ class CASPNetModule(SaliencyModule):
         schedule: "plateau" halves the rate; "cosine" falls to 0 over the training, for short ones.
         backbone: registry name or file of S3D's weights ("s3d-kinetics"), loaded when training starts.
         audio_backbone: the same for VGGish ("vggish").
+        allow_random_frozen: train behind frozen parts that were given no weights; refused otherwise.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
             after the backbones.
     """
@@ -455,6 +454,8 @@ class CASPNetModule(SaliencyModule):
         "Xiong et al., CASP-Net: Rethinking video saliency prediction from an audio-visual consistency "
         "perceptual perspective, CVPR 2023"
     )
+    postprocess = "stavis"  # "the same evaluation"
+    weights_of: ClassVar[dict[str, tuple[str, str]]] = {"audio_encoder": ("audio_backbone", "freeze_audio")}
     variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
     network: CASPNet
 
@@ -492,6 +493,7 @@ class CASPNetModule(SaliencyModule):
         schedule: Literal["plateau", "cosine"] = "plateau",
         backbone: str | None = None,
         audio_backbone: str | None = None,
+        allow_random_frozen: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__()

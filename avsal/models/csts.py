@@ -33,7 +33,7 @@ from avsal.nn.mvit import (
     with_positions,
 )
 from avsal.nn.spectrogram import SpectrogramWindows
-from avsal.nn.state import load_exact, strip_prefix
+from avsal.nn.state import freeze, load_exact, strip_prefix
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
 if TYPE_CHECKING:
@@ -267,8 +267,11 @@ class CSTS(SaliencyNetwork):
         for position in positions:
             nn.init.trunc_normal_(position, std=init_std)
         if freeze_encoders:
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_(not name.startswith(("patch_embed", "pos_embed", "blocks")))
+            encoders = ("patch_embed", "blocks", "patch_embed_audio", "blocks_audio")
+            self.frozen = [freeze(part) for name, part in self.named_children() if name in encoders]
+            for position in positions:
+                position.requires_grad_(False)
+            self.train()
 
     @staticmethod
     def _decoder(dim: int, dim_out: int, heads: int, kv: int, pool_eps: float) -> MultiscaleBlock:
@@ -509,21 +512,31 @@ class CSTSModule(SaliencyModule):
             configurations).
         loss_frames: which frames train: "all" (released: untracked and outside ones too), "tracked", or "fixations".
             Frames without any annotation never do.
-        metric_thresholds: where the adaptive F1 looks for its threshold; None is the data set's own list.
+        metric_thresholds: where the adaptive F1 looks for its threshold; None is the list of the data set's authors (of
+            `timing` where it has none).
         lr: rate at the start.
         min_lr: rate at the end.
         weight_decay: decay of parameters with two or more dimensions, position embeddings too.
         clip_norm: largest L2 norm of the gradients, unless the Trainer has its own; 0 for none.
         positions: how the Kinetics weights' position embedding is resized, "2-D" or "1-D" (released).
         backbone: registry name or file of MViT-B's Kinetics weights, loaded when training starts.
+        allow_random_frozen: train behind frozen parts that were given no weights; refused otherwise.
         init_from: a checkpoint of which every fitting parameter is copied when training starts, after the backbone.
     """
 
     paper = "lai2024csts"
     network: CSTS
+    weights_of: ClassVar[dict[str, tuple[str, str]]] = {
+        name: (weights, "freeze_encoders")
+        for names, weights in (
+            (("patch_embed", "blocks"), "backbone"),
+            (("patch_embed_audio", "blocks_audio"), "init_from"),
+        )
+        for name in names
+    }
 
     #: A gaze model has no CC: F1 picks the best checkpoint.
-    monitor: ClassVar[str] = "val/f1"
+    monitor = "val/f1"
     protocol_arguments = ("metric_thresholds",)
 
     def __init__(
@@ -555,6 +568,7 @@ class CSTSModule(SaliencyModule):
         clip_norm: float = 1.0,
         positions: Literal["2-D", "1-D"] = "2-D",
         backbone: str | None = None,
+        allow_random_frozen: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -689,14 +703,30 @@ class CSTSModule(SaliencyModule):
 
     # -- metrics -------------------------------------------------------------------------------------
 
-    def build_metrics(self, stage: str) -> GazeMetrics:  # type: ignore[override]
-        """Return F1, recall and precision at the data set's adaptive threshold, and AUC in test."""
+    def build_metrics(self, stage: str, data: Any = None) -> GazeMetrics:  # type: ignore[override]
+        """Return F1, recall and precision at the adaptive threshold, and AUC in test.
+
+        The thresholds are those of the argument `metric_thresholds`, else those of the data set's authors; the
+        network's `timing` names them where the data set has none.
+        """
         from avsal.metrics.gaze import GazeMetrics
 
-        grid = self.hparams["metric_thresholds"]
-        if grid is None:
-            grid = "estimation" if self.network.task == "estimation" else f"{self.hparams['timing']}_forecast"
-        return GazeMetrics(grid, auc=stage == "test")
+        return GazeMetrics(self._thresholds(data), auc=stage == "test")
+
+    def _thresholds(self, data: Any) -> Any:
+        own = self.hparams["metric_thresholds"]
+        if own is not None or self.network.task == "estimation":
+            return own or "estimation"
+        protocol = getattr(data, "protocol", None)
+        return getattr(protocol, "thresholds", f"{self.hparams['timing']}_forecast")
+
+    def _metric(self, stage: str) -> Any:
+        # Tested on one data set before, on another one now.
+        data, known = getattr(self._trainer, "datamodule", None), self._metrics.get(stage)
+        theirs = self.hparams["metric_thresholds"] is None and hasattr(data, "protocol")
+        if theirs and getattr(known, "grid", None) not in (None, self._thresholds(data)):
+            del self._metrics[stage]
+        return super()._metric(stage)
 
     def _update(self, stage: str, output: SaliencyOutput, batch: Batch) -> None:
         if "density" not in batch:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -45,7 +44,7 @@ from avsal.nn.imagesaliency import (
 )
 from avsal.nn.motion import CAFFE2, build_motion_encoder, motion_class, unwrap
 from avsal.nn.s3d import torchvision_name
-from avsal.nn.state import entries_of, load_exact
+from avsal.nn.state import entries_of, freeze, load_exact
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
 #: RGB mean and standard deviation of ImageNet on the 0..255 scale.
@@ -63,7 +62,7 @@ ImageStream = Literal["features", "maps", "prior", "none"]
 Features = tuple[Tensor, ...]
 
 #: Constructor arguments of Table 2's rows. V6 is V5 whose image encoder saw ImageNet only (`imagenet_weights`
-#: instead of `image_weights`); lambda 0 is "supervised by L_sal".
+#: instead of `image_weights`; its transitions then have to learn); lambda 0 is "supervised by L_sal".
 VARIANTS: dict[str, dict[str, Any]] = {
     "baseline": {"audio": False, "image_stream": "none"},
     "V1": {"image_stream": "none"},
@@ -71,7 +70,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "V3": {"image_encoder": "mobilenetv2_100", "av_weight": 0.0},
     "V4": {"image_encoder": "mobilenetv2_100"},
     "V5": {},
-    "V6": {},
+    "V6": {"freeze_image": False},
     "V7": {"image_stream": "maps"},
 }
 #: Table 6: each motion encoder with the paper's parameters in M and multiply-adds in G.
@@ -220,8 +219,7 @@ class MSPI(SaliencyNetwork):
             if image_stream in ("maps", "prior"):
                 self.frozen.append(self.image_decoder)
         for part in self.frozen:
-            part.requires_grad_(False)
-            part.eval()
+            freeze(part)
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes; frozen encoders stay in eval mode, so that their batch norms do not drift."""
@@ -517,11 +515,15 @@ class MSPIModule(SaliencyModule):
         lr: initial learning rate.
         milestones: epochs at which the learning rate falls to a tenth.
         weight_decay: of AdamW; the released code uses 0.
+        keep: which epoch's weights are the training's result, the file `best-….ckpt`: the "best" in validation, or the
+            "last" as the authors'.
         motion_weights: file or registry entry with the motion encoder's Kinetics-400 weights.
         audio_weights: file or registry entry with the VGGSound ResNet-18.
         image_weights: file or registry entry with the saliency-trained image encoder (an ISP checkpoint or
             the authors' release).
-        imagenet_weights: instead, timm's ImageNet weights for the image encoder's trunk (V6).
+        imagenet_weights: instead, timm's ImageNet weights for the image encoder's trunk (V6); its transitions
+            stay random, so it needs `freeze_image=False`.
+        allow_random_frozen: train behind frozen encoders that were given no weights; refused otherwise.
         init_from: checkpoint whose fitting parameters start the training.
     """
 
@@ -529,12 +531,20 @@ class MSPIModule(SaliencyModule):
         "Xie et al., Audio-visual saliency prediction with multisensory perception and integration, IVC 2024"
     )
     network: MSPI
+    postprocess = "mspi"
+    postprocess_input = "log_density"
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         **{f"table 2, {name}": options for name, options in VARIANTS.items()},
         **{
             f"table 6, {name} (paper: {params} M, {macs} G)": {"encoder": name}
             for name, (params, macs) in TABLE6.items()
         },
+    }
+    weights_of: ClassVar[dict[str, tuple[str, str]]] = {
+        "motion_encoder": ("motion_weights", "freeze_motion"),
+        "audio_encoder": ("audio_weights", "freeze_audio"),
+        "image_encoder": ("image_weights", "freeze_image"),
+        "image_decoder": ("image_weights", "freeze_image"),
     }
     variants_note = (
         "Multiply-adds are 2 G below the paper's: its counter adds the norms, and two linear steps of the readout run "
@@ -562,14 +572,18 @@ class MSPIModule(SaliencyModule):
         lr: float = 1e-4,
         milestones: Sequence[int] = (60,),
         weight_decay: float = 0.0,
+        keep: Literal["best", "last"] = "best",
         motion_weights: str | None = None,
         audio_weights: str | None = None,
         image_weights: str | None = None,
         imagenet_weights: str | None = None,
+        allow_random_frozen: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        if choice("keep", keep, ("best", "last")) == "last":
+            self.monitor = "epoch"
         if av_weight < 0:
             raise ConfigError(f"av_weight={av_weight}: lambda of Equation 11 is not negative.")
         if not isinstance(size, Sequence) or len(size) != 2:
@@ -639,7 +653,6 @@ class MSPIModule(SaliencyModule):
         """Load the encoders' weights, then what `init_from` names, before training starts."""
         if stage == "fit":
             self.load_encoders()
-            self._warn_of_random_encoders()
         super().setup(stage)
 
     def load_encoders(self) -> None:
@@ -664,7 +677,9 @@ class MSPIModule(SaliencyModule):
                 raise ConfigError(f"{argument} is given, but this MSPI has no such stream.")
             if str(source).endswith(".pkl"):
                 raise WeightsError(f"{source}: {CAFFE2}")
-            content = self.read_weights(str(source))
+            content = self.backbone_weights(part, str(source))
+            if content is None:
+                continue
             if argument == "imagenet_weights":
                 part.load_imagenet(content, what=str(source))
                 continue
@@ -681,35 +696,6 @@ class MSPIModule(SaliencyModule):
                 prefix = "network.decoder."
                 decoder = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
                 load_exact(network.image_decoder, decoder, what=f"decoder of {source}")
-
-    def _warn_of_random_encoders(self) -> None:
-        if self.hparams["init_from"]:
-            return
-        missing = [
-            argument
-            for argument, part, given in (
-                ("motion_weights", self.network.motion_encoder, ("motion_weights",)),
-                ("audio_weights", self.network.audio_encoder, ("audio_weights",)),
-                ("image_weights", self.network.image_encoder, ("image_weights", "imagenet_weights")),
-            )
-            if part in self.network.frozen and not any(self.hparams[name] for name in given)
-        ]
-        if (
-            self.hparams["imagenet_weights"]
-            and not self.hparams["image_weights"]
-            and self.hparams["freeze_image"]
-        ):
-            warnings.warn(
-                "imagenet_weights hold no transitions: MSPI trains behind frozen random ones. Train them too "
-                "(freeze_image: false), or give image_weights.",
-                stacklevel=2,
-            )
-        if missing:
-            warnings.warn(
-                f"MSPI trains with frozen encoders of random weights: give {' and '.join(missing)}, or init_from, "
-                "or train them too (freeze_motion / freeze_audio / freeze_image: false).",
-                stacklevel=2,
-            )
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return KL - CC + lambda * L_av (Equation 11) and its parts, means over labelled maps."""

@@ -32,6 +32,7 @@ from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 Localisation = Literal["cosine", "weighted", "bilinear"]
 Fusion = Literal["audio_only", "weighted_sum", "attention", "multi_attention", "concatenation", "late"]
 DeepSupervision = Literal["falling", "constant", "none"]
+Targets = Literal["released", "plain"]
 
 #: RGB mean of Kinetics on the 0..255 scale; the network divides by nothing.
 MEAN = (114.7748, 107.7354, 99.4750)
@@ -201,6 +202,9 @@ class STAViS(SaliencyNetwork):
             "all" (paper).
         projection_relu: a ReLU after the localisation's projections (released; the paper has none).
         via: (height, width) of the authors' first resize, None to resize in one step.
+        targets: what training clips are compared with: "released" as the authors' loader does, that of the two frames
+            in the middle whose number, from 1, is even, and fixations that two resizes have spread to dots; "plain"
+            is the frame at index 8 of 16, and one cell for each fixated pixel.
         prior: (rows, columns) of a learned map that is added to the logits, enlarged to the clip's size; it
             starts as a centred Gaussian. Not in the paper: data sets of a few dozen videos are too small for the
             convolutions to learn from their padding that people look at the centre. None: no such map.
@@ -225,6 +229,7 @@ class STAViS(SaliencyNetwork):
         visual_pool: Literal["central", "all"] = "central",
         projection_relu: bool = True,
         via: tuple[int, int] | None = (240, 320),
+        targets: Targets = "released",
         prior: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -237,6 +242,7 @@ class STAViS(SaliencyNetwork):
             )
         choice("localisation", localisation, get_args(Localisation))
         choice("fusion", fusion, get_args(Fusion))
+        choice("targets", targets, get_args(Targets))
         if prior is not None and (len(prior) != 2 or min(prior) < 2):
             raise ConfigError(f"prior={tuple(prior)}: give (rows, columns) of at least 2 each, or None.")
         choice("audio_pool", audio_pool, ("fixed", "global"))
@@ -254,6 +260,7 @@ class STAViS(SaliencyNetwork):
             target=frames // 2,
             via=via if via is None else (via[0], via[1]),
             authors_coverage="cyclic",
+            training_targets="stavis" if targets == "released" else "plain",
             audio=AudioSpec(sample_rate=None, before=0.5, after=0.5, window="hann") if audiovisual else None,
         )
         self.audiovisual, self.fusion = audiovisual, fusion
@@ -505,7 +512,7 @@ class STAViSModule(SaliencyModule):
 
     Args:
         audiovisual, frames, size, localisation, maps, fusion, hidden, dsam_maps, width, blocks,
-            audio_width, audio_samples, audio_pool, visual_pool, projection_relu, via, prior: see `STAViS`.
+            audio_width, audio_samples, audio_pool, visual_pool, projection_relu, via, targets, prior: see `STAViS`.
         loss_weights: w_1, w_2, w_3 of cross-entropy, CC and NSS (Eq. 11).
         deep_supervision: weight of the same loss on the four DSAM maps: "falling" from 1 to 0 at the last
             epoch (released), "constant" 1 (Eq. 6) or "none" (Eq. 7). None: "falling" for a visual-only
@@ -518,6 +525,8 @@ class STAViSModule(SaliencyModule):
             the whole training after a warm-up of 5 %.
         milestones: shares of the training's epochs (below 1), or epochs counted from 1: the defaults are
             30 and 45 of 60.
+        keep: which epoch's weights are the training's result, the file `best-….ckpt`: the "best" in validation, or the
+            "last" as the authors'.
         backbone: registry name or file of the trunk's Kinetics weights, loaded when training starts.
         audio_backbone: the same for SoundNet.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
@@ -526,6 +535,7 @@ class STAViSModule(SaliencyModule):
 
     paper = "tsiami2020stavis"
     network: STAViS
+    postprocess = "stavis"
 
     def __init__(
         self,
@@ -545,6 +555,7 @@ class STAViSModule(SaliencyModule):
         visual_pool: Literal["central", "all"] = "central",
         projection_relu: bool = True,
         via: tuple[int, int] | None = (240, 320),
+        targets: Targets = "released",
         prior: tuple[int, int] | None = None,
         loss_weights: tuple[float, float, float] = (0.1, 2.0, 1.0),
         deep_supervision: DeepSupervision | None = None,
@@ -553,6 +564,7 @@ class STAViSModule(SaliencyModule):
         weight_decay: float = 1e-5,
         schedule: Literal["multistep", "cosine"] = "multistep",
         milestones: Sequence[float] = (0.5, 0.75),
+        keep: Literal["best", "last"] = "best",
         backbone: str | None = None,
         audio_backbone: str | None = None,
         init_from: str | None = None,
@@ -560,6 +572,8 @@ class STAViSModule(SaliencyModule):
         super().__init__()
         choice("optimizer", optimizer, ("sgd", "adamw"))
         choice("schedule", schedule, ("multistep", "cosine"))
+        if choice("keep", keep, ("best", "last")) == "last":
+            self.monitor = "epoch"
         if deep_supervision is None:
             deep_supervision = "none" if audiovisual else "falling"
         choice("deep_supervision", deep_supervision, get_args(DeepSupervision))
@@ -622,16 +636,15 @@ class STAViSModule(SaliencyModule):
     def setup(self, stage: str) -> None:
         """Load the backbones, then `init_from`, before training starts."""
         if stage == "fit":
-            self._load_part(self.network.trunk, self.hparams["backbone"])
+            source = self.hparams["backbone"]
+            entries = self.backbone_weights(self.network.trunk, source)
+            if entries is not None:
+                # The classifier and the last stage of a Kinetics network have no place in STAViS.
+                unused = (r"^layer4\.", r"^fc\.")
+                load_exact(self.network.trunk, entries, unused=unused, what=f"backbone {source}")
             if self.network.audiovisual:
-                self._load_part(self.network.soundnet, self.hparams["audio_backbone"])
+                self.load_backbone(self.network.soundnet, self.hparams["audio_backbone"])
         super().setup(stage)
-
-    def _load_part(self, part: nn.Module, source: str | None) -> None:
-        if source:
-            # The classifier and the last stage of a Kinetics network have no place in STAViS.
-            entries = self.read_weights(source)
-            load_exact(part, entries, unused=(r"^layer4\.", r"^fc\."), what=f"backbone {source}")
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of Equation 6 (with deep supervision) or 7, averaged over the labelled maps.

@@ -114,3 +114,24 @@ def load_exact(
         )
     module.load_state_dict(mapped, strict=False)
     return module
+
+
+def freeze(part: nn.Module) -> nn.Module:
+    """Fix the parameters of a part, in eval mode, and note from now on which of its layers are given weights."""
+    part.requires_grad_(False).eval()
+    for layer in part.modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+            layer.register_load_state_dict_pre_hook(_note_weights)
+    return part
+
+
+def _note_weights(layer: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    if all(prefix + name in state_dict for name, _ in layer.named_parameters(recurse=False)):
+        layer.given_weights = True  # type: ignore[assignment]
+
+
+def random_layers(part: nn.Module) -> list[str]:
+    """Return the layers of a part that `freeze` fixed and no state dict has reached since."""
+    layers = {n: m for n, m in part.named_modules() if next(m.parameters(recurse=False), None) is not None}
+    random = [name for name, layer in layers.items() if not hasattr(layer, "given_weights")]
+    return ["all layers"] if len(random) == len(layers) > 1 else random

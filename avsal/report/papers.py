@@ -15,8 +15,9 @@ from avsal.report.published import SIX, Cell, select
 TRAINING = {
     "lr", "min_lr", "weight_decay", "schedule", "milestones", "optimizer", "backbone", "audio_backbone", "init_from",
     "bn_momentum", "freeze_bn", "freeze_audio", "freeze_image", "freeze_audio_bn", "loss", "loss_weights",
-    "deep_supervision", "drop_path", "clip_norm", "alpha", "loss_frames", "motion_weights", "audio_weights",
-    "image_weights", "imagenet_weights", "metric_thresholds", "av_weight", "sim_norm", "contrast_dim",
+    "allow_random_frozen", "targets", "keep",
+    "deep_supervision", "drop_path", "clip_norm", "alpha", "loss_frames", "motion_weights",
+    "audio_weights", "image_weights", "imagenet_weights", "metric_thresholds", "av_weight", "sim_norm", "contrast_dim",
 }  # fmt: skip
 
 

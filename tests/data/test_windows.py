@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from avsal.data.fixations import FixationTable
 from avsal.data.frames import resize_frames
@@ -375,9 +376,19 @@ def test_ragged_samples_are_padded():
 
 @pytest.mark.parametrize("source", [(480, 640), (1080, 1920), (118, 160), (576, 720), (97, 131), (12, 9)])
 @pytest.mark.parametrize("size", [(240, 320), (112, 112), (56, 77)])
-def test_the_quick_nearest_resize_is_torchs(source, size):
-    image = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
-    ).permute(0, 3, 1, 2)
-    expected = torch.nn.functional.interpolate(image.float(), size=size, mode="nearest-exact")
-    assert torch.equal(resize_frames(image, size, mode="nearest").float(), expected)
+def test_the_nearest_resize_is_pillows(source, size):
+    frames = np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
+    image = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    picked = [Image.fromarray(frame).resize(size[::-1], Image.Resampling.NEAREST) for frame in frames]
+    expected = torch.from_numpy(np.stack([np.asarray(frame) for frame in picked])).permute(0, 3, 1, 2)
+    assert torch.equal(resize_frames(image, size, mode="nearest"), expected)
+    assert torch.equal(resize_frames(image.float(), size, mode="nearest"), expected.float())
+
+
+def test_the_nearest_resize_is_pillows_for_every_height_of_a_film():
+    for height in range(1, 1100):
+        ramp = np.arange(height, dtype=np.float32)[:, None]
+        for wanted in (112, 240):
+            expected = np.asarray(Image.fromarray(ramp).resize((1, wanted), Image.Resampling.NEAREST))
+            found = resize_frames(torch.from_numpy(ramp)[None, None], (wanted, 1), mode="nearest")
+            assert np.array_equal(found[0, 0].numpy(), expected), (height, wanted)

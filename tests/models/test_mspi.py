@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -575,19 +575,56 @@ def test_masks_do_not_depend_on_the_constant_that_the_decoder_s_softmax_leaves_o
     assert torch.equal(before.amax((-2, -1)), torch.ones(2, 1))
 
 
-def test_imagenet_weights_behind_frozen_random_transitions_are_told() -> None:
-    module = tiny(audio=False, imagenet_weights="x")
-    with pytest.warns(UserWarning, match="frozen random ones"):
-        module._warn_of_random_encoders()
-
-
-def test_frozen_encoders_of_random_weights_are_told_before_training() -> None:
-    with pytest.warns(UserWarning, match="give audio_weights and image_weights"):
+def test_frozen_encoders_of_random_weights_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"audio_encoder \(all layers\): give audio_weights.*image_encoder.*allow_random"
+    ):
         tiny().setup("fit")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tiny(freeze_audio=False, freeze_image=False).setup("fit")
-        tiny(audio=False, image_stream="none").setup("fit")
+    with pytest.raises(ConfigError, match="motion_encoder"):
+        tiny(audio=False, image_stream="none", freeze_motion=True).setup("fit")
+    tiny(freeze_audio=False, freeze_image=False).setup("fit")
+    tiny(audio=False, image_stream="none").setup("fit")
+    tiny(allow_random_frozen=True).setup("fit")
+    # A checkpoint, restored or named, is weights; half of them are not enough.
+    torch.save(tiny().state_dict(), tmp_path / "whole.pth")
+    tiny(init_from=str(tmp_path / "whole.pth")).setup("fit")
+    restored = tiny()
+    restored.load_state_dict(tiny().state_dict())
+    restored.setup("fit")
+    sound = {k: v for k, v in tiny().state_dict().items() if "audio_encoder" in k}
+    torch.save(sound, tmp_path / "sound.pth")
+    with pytest.raises(ConfigError, match=r"image_encoder \(all layers\)") as error:
+        tiny(init_from=str(tmp_path / "sound.pth")).setup("fit")
+    assert "audio_encoder" not in str(error.value)
+
+
+def test_imagenet_weights_leave_transitions_that_must_learn(tmp_path: Path) -> None:
+    import timm
+
+    torch.save(timm.create_model("mobilenetv2_035", pretrained=False).state_dict(), tmp_path / "imagenet.pth")
+    options = {"audio": False, "imagenet_weights": str(tmp_path / "imagenet.pth")}
+    with pytest.raises(
+        ConfigError, match=r"image_encoder \(transition16\.0, transition16\.1, transition32\.0 …\)"
+    ):
+        tiny(**options).setup("fit")
+    tiny(**options, freeze_image=False).setup("fit")
+
+
+def test_a_training_refuses_random_frozen_encoders_and_resumes_from_a_checkpoint(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader([0], collate_fn=lambda _: batch())  # type: ignore[arg-type]
+
+    def fit(module: MSPIModule, ckpt: Path | None = None) -> L.Trainer:
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, barebones=False,
+        )  # fmt: skip
+        trainer.fit(module, loader, ckpt_path=ckpt)
+        return trainer
+
+    with pytest.raises(ConfigError, match="would train behind frozen parts of random weights"):
+        fit(tiny())
+    fit(tiny(allow_random_frozen=True)).save_checkpoint(tmp_path / "a.ckpt")
+    fit(tiny(), tmp_path / "a.ckpt")
 
 
 def test_without_the_audio_visual_loss_every_trainable_parameter_gets_a_gradient() -> None:

@@ -51,12 +51,16 @@ def classify(x: FloatArray, y: FloatArray, tracked: NDArray[np.bool_], protocol:
     return np.stack([x, y, np.where(tracked, kind, UNTRACKED)], 1)
 
 
-def read_ego4d_gaze(path: Path, times: FloatArray, *, max_gap: float = 0.2) -> FloatArray:
+def read_ego4d_gaze(
+    path: Path, times: FloatArray, *, max_gap: float = 0.2, released: bool = False
+) -> FloatArray:
     """Return (n, 3) x, y and type of the frames at `times` seconds from an Ego4D gaze file.
 
     Columns are found by name (`canonical_timestamp_s`, `norm_pos_x`, `norm_pos_y`); where a name is not known they are
     read by position, as the authors do: second column time in seconds, sixth and seventh x and y, y from the bottom.
-    The sample nearest in time counts; none within `max_gap` seconds is an untracked frame.
+    The sample nearest in time counts; none within `max_gap` seconds is an untracked frame, nor is one at (0, 0). With
+    `released` it is as the authors' script counts: (0, 0) is a point like any other, the nearest sample counts however
+    far, and the frames after the last sample but two are untracked.
     """
     header, known = known_columns(path)
     place = {"time": 1, "x": 5, "y": 6}
@@ -64,14 +68,28 @@ def read_ego4d_gaze(path: Path, times: FloatArray, *, max_gap: float = 0.2) -> F
     # refused with the reason.
     if len(known) < 3 and len(header) > 6 and all(place[role] == k for role, k in known.items()):
         names = {role: header[k] for role, k in place.items()}
-        table = read_gaze_table(
-            path, columns=names, time_unit="s", units="normalised", origin="bottom", min_confidence=0
-        )
+        options: dict[str, Any] = {
+            "columns": names,
+            "time_unit": "s",
+            "units": "normalised",
+            "origin": "bottom",
+        }
     else:
-        table = read_gaze_table(path, min_confidence=0)  # the authors take samples of any confidence
+        options = {}
+    # The authors take samples of any confidence.
+    table = read_gaze_table(path, **options, min_confidence=0, zero_is_lost=not released)
     if table.kind != "points":
         raise DataError(f"{path}: expected gaze points, found {table.units}.")
     index = table.nearest(times, max_gap=max_gap)
+    if released:
+        after = np.searchsorted(table.time, times)
+        there = after.clip(max=len(table) - 1)
+        before = (there - 1).clip(0)
+        index = np.where(
+            np.abs(table.time[before] - times) < np.abs(table.time[there] - times), before, there
+        )
+        # The script ends where its search stood at one of the last two samples after the frame before.
+        index[np.concatenate([[0], after[:-1]]) >= len(table) - 2] = -1
     return classify(table.x[index], table.y[index], (index >= 0) & table.tracked[index], EGO4D)
 
 
@@ -98,7 +116,8 @@ class GazeVideo(VideoItem):
     Attributes:
         start: seconds of the recording at which the file begins.
         gaze_file: the gaze table.
-        gaze_kind: "ego4d" raw samples, "mps" directions of Aria glasses, "labels" one row per frame of the recording.
+        gaze_kind: "ego4d" raw samples, "ego4d-released" the same as the authors' script reads them, "mps" directions of
+            Aria glasses, "labels" one row per frame of the recording.
         as_spectrogram: the sound is given as a log-spectrogram (256, columns) of the whole segment.
         spectrogram: the stored one; without it, it is computed from the sound.
         sound_start: seconds of the sound file at which this file's time 0 lies.
@@ -140,8 +159,8 @@ class OpenGazeVideo(OpenItem):
         times = self.frames.times
         count = round((times[-1] - times[0]) * protocol.fps) + 1
         nominal = np.arange(count) / protocol.fps
-        if item.gaze_kind == "ego4d":
-            return read_ego4d_gaze(item.gaze_file, nominal)
+        if item.gaze_kind.startswith("ego4d"):
+            return read_ego4d_gaze(item.gaze_file, nominal, released=item.gaze_kind == "ego4d-released")
         frames = self.frames
         if not isinstance(frames, AriaRecording):
             raise DataError(

@@ -36,6 +36,7 @@ class Protocol:
         saccade: movement per frame that is a saccade, in pixels of `grid`.
         grid: (width, height) in pixels that the movement is measured on.
         untracked: (x, y) that stands for gaze that is not known.
+        thresholds: the list in which the adaptive F1 of anticipation looks (see `avsal.metrics.gaze_thresholds`).
     """
 
     fps: int
@@ -46,6 +47,7 @@ class Protocol:
     saccade: float
     grid: tuple[int, int]
     untracked: tuple[float, float]
+    thresholds: str
 
     @property
     def frames(self) -> int:
@@ -72,8 +74,8 @@ class Protocol:
         return start + steps + ((clip - 1) * self.spacing + self.lead if anticipation else 0)
 
 
-EGO4D = Protocol(30, 9, 86, 1, False, 40.0, (1088, 1080), (0.0, 0.0))
-ARIA = Protocol(20, 5, 60, 5, True, 24.0, (640, 640), (0.5, 0.5))
+EGO4D = Protocol(30, 9, 86, 1, False, 40.0, (1088, 1080), (0.0, 0.0), "ego4d_forecast")
+ARIA = Protocol(20, 5, 60, 5, True, 24.0, (640, 640), (0.5, 0.5), "aria_forecast")
 
 
 @dataclass(frozen=True)

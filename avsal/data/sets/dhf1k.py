@@ -46,13 +46,16 @@ class DHF1KDataModule(SaliencyDataModule):
     Args:
         root: the folder that holds `annotation`.
         fps: rate where there are only images.
+        segment: see `SaliencyDataModule`; by default one random clip of each video and epoch, as is usual for this set.
         options: see `SaliencyDataModule`.
     """
 
     name = "dhf1k"
 
-    def __init__(self, root: str | Path | None = None, *, fps: float = 30.0, **options: Any) -> None:
-        super().__init__(root, **options)
+    def __init__(
+        self, root: str | Path | None = None, *, fps: float = 30.0, segment: int | None = None, **options: Any
+    ) -> None:
+        super().__init__(root, segment=segment, **options)
         self.fps = fps
 
     def items(self, split: Split) -> list[VideoItem]:

@@ -40,7 +40,8 @@ class GazeDataModule(SaliencyDataModule):
         batch_size: clips of a training batch.
         eval_batch_size: clips of a validation or test batch.
         options: see `SaliencyDataModule` (`num_workers`, `seed`, `flip`, `strict`, `limit`, `swap_sound`, `spec`). With
-            `swap_sound` every test clip that has sound is heard with that of another one.
+            `swap_sound` every test clip that has sound is heard with that of another one. `coverage="authors"` labels
+            the frames of Ego4D's raw gaze as the authors' script did (see `read_ego4d_gaze`), in training too.
 
     Attributes:
         counts: clips per split and what became of them: "listed", "kept", "no video", "too short", "no gaze"; of the
@@ -138,8 +139,9 @@ class GazeDataModule(SaliencyDataModule):
         Raises:
             DataError: none is usable.
         """
-        if split in self._split:
-            return self._split[split]
+        key = f"{split} {self.coverage}"
+        if key in self._split:
+            return self._split[key]
         listed = self._list_of(split)
         counts = self.counts[split] = Counter(listed=len(listed))
         clips = next((f for f in (self.require_root() / n for n in self.clip_folders) if f.is_dir()), None)
@@ -175,8 +177,8 @@ class GazeDataModule(SaliencyDataModule):
                 f"({', '.join(f'{n} {reason}' for reason, n in counts.items() if reason not in ('listed', 'kept'))}). "
                 f"Expected the original recordings or the folders {', '.join(self.clip_folders)}."
             )
-        self._split[split] = segments, [item for _, item in items.values()], which
-        return self._split[split]
+        self._split[key] = segments, [item for _, item in items.values()], which
+        return self._split[key]
 
     def video_names(self, split: Split) -> dict[int, str]:
         """Return the name of the recording behind every `video_id` of a split's batches."""
@@ -413,7 +415,8 @@ class Ego4DGazeDataModule(GazeDataModule):
         return GazeVideo(
             f"{self.set_name}/{video}", None, None, OpenVideo(path), audio=wave if wave.is_file() else path,
             silent=not wave.is_file() and not _has_sound(path),
-            gaze_file=gaze if gaze.is_file() else None, gaze_kind="ego4d", protocol=EGO4D,
+            gaze_file=gaze if gaze.is_file() else None, protocol=EGO4D,
+            gaze_kind="ego4d-released" if self.coverage == "authors" else "ego4d",
         )  # fmt: skip
 
     def label_file(self, folder: Path, video: str) -> Path:

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from avsal.errors import ConfigError
-from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, origin, packets
+from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, reason_of
+from avsal.io.clock import Clock
+from avsal.io.limits import check, limit
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -41,11 +43,12 @@ _PREROLL = 0.5
 # back to.
 _KEEP = 4.0
 _MARK_EVERY = 2.0
-# A jump in the timestamps beyond this many seconds is an overflow of the container's counter, not a pause.
-_OVERFLOW = 3600.0
 # The defaults of torchaudio's resampling filter, and how many resampled blocks of a second are kept.
 _FILTER_WIDTH, _ROLLOFF = 6, 0.99
 _BLOCKS = 32
+# torchaudio tabulates its filter for every phase between two rates; beyond this many values (44,103 Hz has 16,000
+# phases against 16 kHz) the filter is evaluated where it is needed.
+_TABLE = 2**22
 
 
 class AudioStream:
@@ -58,8 +61,8 @@ class AudioStream:
 
     Args:
         path: any file that FFmpeg can open, with or without video.
-        rate: samples per second to resample to with `torchaudio.functional.resample` (its default filter);
-            the pieces equal the resampled whole file up to rounding. None keeps the file's own rate.
+        rate: samples per second to resample to with the default filter of `torchaudio.functional.resample`; the
+            pieces equal the resampled whole file up to rounding. None keeps the file's own rate.
 
     Attributes:
         path: the file.
@@ -68,7 +71,8 @@ class AudioStream:
             given).
 
     Raises:
-        MediaError: the file is missing, empty or not media.
+        MediaError: the file is missing, empty or not media, or its rate is beyond the limit (see
+            `avsal.io.limits`).
     """
 
     def __init__(self, path: StrPath, *, rate: int | None = None) -> None:
@@ -77,7 +81,8 @@ class AudioStream:
                 f"rate={rate}: samples per second must be positive, or None for the file's own."
             )
         self.path = Path(path)
-        self._track: _Track | None = _Track.open(self.path)
+        check("AVSAL_MAX_RATE", rate or 0, f"{path}: rate={rate} samples per second are asked for")
+        self._track: Track | None = Track.open(self.path)
         self.has_audio = self._track is not None
         self._own_rate = self._track.rate if self._track is not None else rate or SILENT_RATE
         self.rate = rate or self._own_rate
@@ -111,12 +116,16 @@ class AudioStream:
 
         Returns:
             (end - begin,) float32, full scale 1; zeros where there is no sound.
+
+        Raises:
+            MediaError: more samples are asked for than the limit on one clip allows (see `avsal.io.limits`).
         """
         count = max(end - begin, 0)
+        check("AVSAL_MAX_CLIP_SAMPLES", count, f"{self.path}: one clip spans {count:,} samples of sound")
         if self._track is None or count == 0:
             return torch.zeros(count)
         if self.rate == self._own_rate:
-            return torch.from_numpy(self._track.read(begin, end))
+            return torch.from_numpy(self._track.read(begin, end)[0])
         return self._read_resampled(begin, end)
 
     def _read_resampled(self, begin: int, end: int) -> Tensor:
@@ -143,9 +152,11 @@ class AudioStream:
         # the filter's reach around it, goes through the same arithmetic as the whole file.
         reach = math.ceil(_FILTER_WIDTH / (min(old, new) * _ROLLOFF)) + 1
         first, last = begin // new - reach, (begin + size) // new + reach
-        piece = torch.from_numpy(self._track.read(first * old, last * old))
-        out = _resampler(self._own_rate, self.rate)(piece)
-        out = out[reach * new : reach * new + size].clone()
+        piece = torch.from_numpy(self._track.read(first * old, last * old)[0])
+        if new * old > _TABLE:
+            out = _filtered(piece, old, new, reach * new, size)
+        else:
+            out = _resampler(self._own_rate, self.rate)(piece)[reach * new : reach * new + size].clone()
         if self._track.finished:  # the filter rings past the end; the resampled whole file stops there
             out[max(self._scaled(self._track.length) - begin, 0) :] = 0
         return out
@@ -174,6 +185,22 @@ def _resampler(own: int, rate: int) -> torch.nn.Module:
     ).requires_grad_(False)
 
 
+def _filtered(piece: Tensor, old: int, new: int, begin: int, count: int) -> Tensor:
+    """Return samples `begin` to `begin + count` of `torchaudio.functional.resample(piece, old, new)`."""
+    base = min(old, new) * _ROLLOFF
+    width = math.ceil(_FILTER_WIDTH * old / base)
+    reach = torch.arange(-width, width + 1)
+    padded = torch.nn.functional.pad(piece, (width, width + 1)).double()
+    pieces = []
+    for first in range(begin, begin + count, 2**14):
+        place = torch.arange(first, min(first + 2**14, begin + count)) * old
+        before, phase = place // new, (place % new).double() / new
+        t = ((reach - phase[:, None]) * (base / old)).clamp(-_FILTER_WIDTH, _FILTER_WIDTH)
+        kernel = torch.sinc(t) * torch.cos(t * (math.pi / _FILTER_WIDTH / 2)) ** 2 * (base / old)
+        pieces.append((padded[before[:, None] + (reach + width)] * kernel).sum(1))
+    return torch.cat(pieces).float()
+
+
 def load_audio(path: StrPath, rate: int | None = None) -> tuple[Tensor, int, bool]:
     """Return the whole sound of a short file.
 
@@ -189,27 +216,33 @@ def load_audio(path: StrPath, rate: int | None = None) -> tuple[Tensor, int, boo
         MediaError: the file is missing, empty or not media.
     """
     with AudioStream(path, rate=rate) as stream:
-        track, own = stream._track, stream._own_rate
-        if track is None:
+        if not stream.has_audio:
             return torch.zeros(0), stream.rate, False
-        pieces: list[Tensor] = []
-        minute = 60 * own
-        while not track.finished:
-            begin = len(pieces) * minute
-            pieces.append(torch.from_numpy(track.read(begin, begin + minute)))
-        samples = torch.cat(pieces)[: track.length]
-    if stream.rate != own:
-        from torchaudio.functional import resample
+        check("AVSAL_MAX_SAMPLES", stream.length, f"{path}: the sound has {stream.length:,} samples")
+        # Memory that is never written to costs nothing: a sound that begins late may be long and short at once.
+        samples, minute, done = torch.from_numpy(np.zeros(stream.length, np.float32)), 60 * stream.rate, 0
+        while done < stream.length:
+            piece = stream.read(done, done + minute)
+            if stream.length > len(samples):  # the packets told too little
+                samples = torch.cat([samples, torch.zeros(stream.length - len(samples) + minute)])
+            if piece.any():
+                samples[done : done + minute] = piece[: len(samples) - done]
+            done += minute
+        return samples[: stream.length], stream.rate, True
 
-        samples = resample(samples, own, stream.rate)
-    return samples, stream.rate, True
 
+class Track:
+    """The decoded track of a file: a window of samples that moves forward through it.
 
-class _Track:
-    """The decoded track at its own rate: a window of samples that moves forward through the file."""
+    Args:
+        path: the file.
+        layout: what the channels are mixed to.
+        rate: samples per second; 0 keeps the track's own.
+        warn: whether to warn of sound that cannot be decoded.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, layout: str = "mono", rate: int = 0, *, warn: bool = True) -> None:
+        self._path, self._layout = path, layout
         self._container: InputContainer | None = None
         self._stream: Any = None
         self._frames: Iterator[tuple[AudioFrame, np.ndarray, bool]] = iter(())
@@ -220,34 +253,38 @@ class _Track:
         self._length: int | None = None
         self._estimate: int | None = None
         self._errors: list[str] = []
-        self._warned = False
-        self.rate = 0
+        self._warned = not warn
+        self.rate = rate
 
     @classmethod
-    def open(cls, path: Path) -> _Track | None:
+    def open(cls, path: Path, layout: str = "mono", rate: int = 0, *, warn: bool = True) -> Track | None:
+        """Return the track that a player plays, None without one that can be decoded."""
         with open_media(path) as container:
             stream = audio_stream(container)
             if stream is None:
                 return None
             if stream.codec_context is None:
-                warnings.warn(f"{path}: FFmpeg has no decoder for the sound; it is silence.", stacklevel=4)
+                if warn:
+                    warnings.warn(f"{path}: FFmpeg has no decoder for the sound; it is silence.", stacklevel=4)
                 return None
-        track = cls(path)
+            check("AVSAL_MAX_RATE", stream.codec_context.sample_rate, _rate_of(path, stream.codec_context))
+        track = cls(path, layout, rate, warn=warn)
         track._restart()
         while track._cursor is None and track._decode_next():
             pass
         if track._cursor is None or not track.rate:
             reason = "; ".join(track._errors) or "no samples in it"
             track.close()
-            warnings.warn(f"{path}: the sound cannot be decoded ({reason}); it is silence.", stacklevel=4)
+            if warn:
+                warnings.warn(f"{path}: the sound cannot be decoded ({reason}); it is silence.", stacklevel=4)
             return None
         return track
 
     # Reading
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """Return float32 samples [begin, end); zeros where there are none."""
-        out = np.zeros(end - begin, dtype=np.float32)
+        """Return float32 samples [begin, end) as (channels, samples); zeros where there are none."""
+        out = np.zeros((2 if self._layout == "stereo" else 1, end - begin), dtype=np.float32)
         begin, offset = max(begin, 0), min(begin, 0)
         if end <= begin or (self._length is not None and begin >= self._length):
             return out
@@ -256,11 +293,10 @@ class _Track:
         while (self._cursor is None or self._cursor < end) and self._decode_next(drop_before=begin):
             pass
         for start, piece in self._pieces:
-            low, high = max(start, begin), min(start + len(piece), end)
+            low, high = max(start, begin), min(start + piece.shape[1], end)
             if low < high:
-                out[low - begin - offset : high - begin - offset] = piece[low - start : high - start]
-        # Damaged floating point sound may hold anything.
-        return np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+                out[:, low - begin - offset : high - begin - offset] = piece[:, low - start : high - start]
+        return out
 
     @property
     def finished(self) -> bool:
@@ -275,11 +311,11 @@ class _Track:
         if self._estimate is None:
             end = Fraction(0)
             with open_media(self._path) as container:
-                stream = audio_stream(container)
-                for packet in packets(container, stream) if stream is not None else ():
+                stream, clock = audio_stream(container), Clock(container)
+                for packet in clock.packets(stream) if stream is not None else ():
                     if packet.pts is not None:
-                        end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                self._estimate = max(round((end - origin(container)) * self.rate), self._cursor or 0)
+                        end = max(end, clock.seconds(packet.pts + (packet.duration or 0), packet.time_base))
+                self._estimate = max(round(end * self.rate), self._cursor or 0)
         return self._estimate
 
     @property
@@ -295,7 +331,7 @@ class _Track:
         self._container = open_media(self._path)
         self._stream = audio_stream(self._container)
         self._base = Fraction(self._stream.time_base)
-        self._origin = origin(self._container)
+        self._clock = Clock(self._container)
         self._pieces.clear()
         self._cursor, self._begin = None, 0
         self._frames = self._decode()
@@ -305,7 +341,8 @@ class _Track:
         target = begin - round(_PREROLL * self.rate)
         known = [mark for mark in self._marks if mark[1] <= target]
         self._restart()
-        if not known or self._container is None:
+        # Where the clock may jump, a timestamp can stand for several places.
+        if not known or self._container is None or self._clock.discontinuous or self._clock.notes:
             return
         stamp, sample = known[-1]
         try:
@@ -313,7 +350,7 @@ class _Track:
             for frame, samples, _ in self._frames:
                 if frame.pts == stamp:
                     self._pieces.append((sample, samples))
-                    self._cursor, self._begin = sample + len(samples), sample
+                    self._cursor, self._begin = sample + samples.shape[1], sample
                     return
                 if frame.pts is None or frame.pts > stamp:
                     break
@@ -333,18 +370,18 @@ class _Track:
             self._warned = True
         start = self._place(frame, broken)
         if start < 0:
-            samples, start = samples[-start:], 0
+            samples, start = samples[:, -start:], 0
         self._pieces.append((start, samples))
-        self._cursor = start + len(samples)
+        self._cursor = start + samples.shape[1]
         if frame.pts is not None and (
             not self._marks or start >= self._marks[-1][1] + _MARK_EVERY * self.rate
         ):
             self._marks.append((frame.pts, start))
         if drop_before is not None:
             oldest = drop_before - round(_KEEP * self.rate)
-            while self._pieces and self._pieces[0][0] + len(self._pieces[0][1]) <= oldest:
+            while self._pieces and self._pieces[0][0] + self._pieces[0][1].shape[1] <= oldest:
                 start, samples = self._pieces.popleft()
-                self._begin = max(self._begin, start + len(samples))
+                self._begin = max(self._begin, start + samples.shape[1])
         return True
 
     def _place(self, frame: AudioFrame, broken: bool) -> int:
@@ -354,23 +391,20 @@ class _Track:
             return expected
         stamped = round(frame.pts * self._scale - self._shift)
         difference = abs(stamped - expected) / self.rate
-        if difference > _OVERFLOW:
-            return expected
         return stamped if self._cursor is None or broken or difference > _GAP else expected
 
     def _decode(self) -> Iterator[tuple[AudioFrame, np.ndarray, bool]]:
         """Yield decoded frames, their mono samples, and whether something before them was lost."""
         assert self._container is not None
-        mixer, broken, flushed = _Mixer(), False, False
-        for packet in packets(self._container, self._stream):
+        mixer, broken, flushed = _Mixer(self._layout), False, False
+        for packet in self._clock.packets(self._stream):
             flushed = flushed or not packet.size
             try:
                 for frame in self._stream.decode(packet):
-                    if not self.rate:
-                        self.rate = frame.sample_rate
-                        self._scale = float(self._base * self.rate)  # samples in a unit of the timestamps
-                        self._shift = float(self._origin * self.rate)
-                    yield frame, mixer.mono(frame, self.rate), broken
+                    self.rate = self.rate or frame.sample_rate
+                    self._scale = float(self._base * self.rate)  # samples in a unit of the timestamps
+                    self._shift = float(self._clock.origin * self.rate)
+                    yield frame, mixer.mix(frame, self.rate), broken
                     broken = False
             except EOFError:
                 continue
@@ -380,12 +414,12 @@ class _Track:
         if not flushed:
             try:
                 for frame in self._stream.decode(None):
-                    yield frame, mixer.mono(frame, self.rate), broken
+                    yield frame, mixer.mix(frame, self.rate), broken
             except DECODE_ERRORS:
                 return
 
     def _count(self, error: BaseException) -> None:
-        reason = str(getattr(error, "strerror", None) or error)
+        reason = reason_of(error)
         if reason not in self._errors:
             self._errors.append(reason)
 
@@ -396,39 +430,57 @@ class _Track:
 
 
 class _Mixer:
-    """Mixes decoded frames to mono float32 at one rate; a change of format half-way is followed."""
+    """Mixes decoded frames to one layout at one rate in float32; a change of parameters half-way is followed."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: str) -> None:
+        self._layout = layout
         self._format: Any = None
         self._resampler: av.AudioResampler | None = None
         self._weights = np.float32(1)
 
-    def mono(self, frame: AudioFrame, rate: int) -> np.ndarray:
+    def mix(self, frame: AudioFrame, rate: int) -> np.ndarray:
+        """Return (channels, samples).
+
+        Raises:
+            ValueError: the frame's rate is beyond the limit.
+        """
         known = (frame.format.name, frame.layout.name, frame.sample_rate)
+        pieces: list[np.ndarray] = []
         if known != self._format:
+            if frame.sample_rate > limit("AVSAL_MAX_RATE"):
+                raise ValueError(f"{frame.sample_rate} samples per second")
+            if self._resampler is not None:  # what the filter still holds of the sound before
+                pieces = [piece.to_ndarray() / self._weights for piece in self._resampler.resample(None)]
             self._format = known
-            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            self._weights = _sum_of_weights(frame.layout.name)
+            self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=rate)
+            self._weights = _sum_of_weights(frame.layout.name, self._layout)
         assert self._resampler is not None
         try:
-            pieces = [piece.to_ndarray()[0] / self._weights for piece in self._resampler.resample(frame)]
+            pieces += [piece.to_ndarray() / self._weights for piece in self._resampler.resample(frame)]
         except DECODE_ERRORS:  # FFmpeg has no matrix for channels without a name
-            self._format = None
+            self._format = self._resampler = None
             # Interleaved, because PyAV reads beyond its planes when there are more than eight.
             convert = av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
             channels = frame.layout.nb_channels
-            pieces = [piece.to_ndarray().reshape(-1, channels).mean(1) for piece in convert.resample(frame)]
-        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+            averaged = [p.to_ndarray().reshape(-1, channels).mean(1) for p in convert.resample(frame)]
+            pieces += [np.stack([mean] * (2 if self._layout == "stereo" else 1)) for mean in averaged]
+        mixed = np.concatenate(pieces, 1) if pieces else np.zeros((1, 0), dtype=np.float32)
+        # Damaged floating point sound may hold anything.
+        return np.nan_to_num(mixed, copy=not mixed.flags.writeable, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _rate_of(path: Path, context: Any) -> str:
+    return f"{path}: the sound has {context.sample_rate:,} samples per second"
 
 
 @lru_cache(maxsize=16)
-def _sum_of_weights(layout: str) -> np.float32:
-    """Return the sum of FFmpeg's weights of a layout's channels in mono; it divides by it for integer samples only."""
+def _sum_of_weights(layout: str, target: str) -> np.float32:
+    """Return the largest sum of FFmpeg's weights for a mix; it divides by it for integer samples only."""
     ones = np.ones((1, 64 * av.AudioLayout(layout).nb_channels), dtype=np.float32)
     frame = av.AudioFrame.from_ndarray(ones, format="flt", layout=layout)
     frame.sample_rate = SILENT_RATE
     try:
-        mixed = av.AudioResampler(format="fltp", layout="mono", rate=SILENT_RATE).resample(frame)
+        mixed = av.AudioResampler(format="fltp", layout=target, rate=SILENT_RATE).resample(frame)
     except DECODE_ERRORS:  # no matrix: `_Mixer` takes the mean
         return np.float32(1)
-    return max(np.float32(1), mixed[0].to_ndarray()[0, -1])
+    return max(np.float32(1), mixed[0].to_ndarray()[:, -1].max())

@@ -7,13 +7,12 @@ a file under its final name is always whole.
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import numpy as np
@@ -21,18 +20,9 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from avsal.errors import ConfigError, MediaError
 from avsal.files import Partial
-from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, origin, packets
+from avsal.io._container import DECODE_ERRORS, StrPath, open_media
+from avsal.io.soundtrack import COPIED, join
 
-if TYPE_CHECKING:
-    from av import AudioFrame, Packet
-
-# Sound that players expect inside these containers and that is therefore copied bit by bit.
-_COPIED = {
-    ".mp4": frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}),
-    ".mov": frozenset({"aac", "mp3", "ac3", "alac", "pcm_s16le"}),
-    ".mkv": frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "vorbis", "pcm_s16le"}),
-}
-_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # 1 / 90000 s represents 24, 25, 30, 30000/1001 … frames per second and whole milliseconds exactly.
 _TIME_BASE = Fraction(1, 90000)
 
@@ -178,10 +168,15 @@ class VideoWriter:
         fps: nominal frames per second; the frames' true times are given to `write`.
         size: (H, W) of the pictures. H.264 needs even numbers: an odd picture gets its last row or column
             twice.
-        audio_from: a file whose sound goes along (on the same time axis): copied bit by bit where the
-            container allows, else encoded as AAC. A file without sound gives a video without sound.
+        audio_from: a file whose sound goes along (on the same time axis): copied bit by bit where the container
+            allows and the sound is whole and of one kind, else encoded as AAC. A file without sound gives a video
+            without sound, and so does a sound that cannot be written; `note` says so.
+        pixel_aspect: width over height of a pixel, for players to show the picture in the source's shape.
         lossless: store the exact pixels (times are then rounded to 1 ms by Matroska).
         grey: pictures are (H, W) instead of (H, W, 3).
+
+    Attributes:
+        note: what became of the sound, once closed; None if it was copied, or encoded where the container asks for it.
 
     Raises:
         ConfigError: the file name does not fit the codec.
@@ -195,12 +190,13 @@ class VideoWriter:
         size: tuple[int, int],
         *,
         audio_from: StrPath | None = None,
+        pixel_aspect: float = 1.0,
         lossless: bool = False,
         grey: bool = False,
     ) -> None:
         suffix = Path(path).suffix.lower()
-        if suffix not in _COPIED or (lossless and suffix != ".mkv"):
-            allowed = ".mkv (lossless)" if lossless else ", ".join(_COPIED)
+        if suffix not in COPIED or (lossless and suffix != ".mkv"):
+            allowed = ".mkv (lossless)" if lossless else ", ".join(COPIED)
             raise ConfigError(f"{path}: the name of this video must end in {allowed}.")
         if not fps > 0:
             raise ConfigError(f"{path}: fps={fps} must be positive.")
@@ -210,13 +206,15 @@ class VideoWriter:
         self._last = -1
         self._count = 0
         self._target = Partial(path)
-        self._sound: _Sound | None = None
+        self._sound = audio_from
+        self.note: str | None = None
         self._out: Any = None
         try:
-            self._out = av.open(str(self._target.path), "w")
-            self._video = self._add_video()
             if audio_from is not None:
-                self._sound = _Sound.open(audio_from, self._out, _COPIED[suffix])
+                open_media(audio_from).close()
+            self._out = av.open(f"file:{self._target.path}", "w")
+            self._video = self._add_video()
+            self._video.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         except BaseException:
             self.abort()
             raise
@@ -269,8 +267,6 @@ class VideoWriter:
         self._last = frame.pts
         self._count += 1
         self._out.mux(self._video.encode(frame))
-        if self._sound is not None:
-            self._sound.copy_until(seconds)
 
     def close(self) -> None:
         """Finish the file and give it its name; without effect when closed already."""
@@ -281,21 +277,18 @@ class VideoWriter:
             raise MediaError(f"{self.path}: no frame was written, so there is no video.")
         try:
             self._out.mux(self._video.encode(None))
-            if self._sound is not None:
-                self._sound.copy_until(None)
             self._out.close()
+            # The pictures are whole before the sound comes: whatever is wrong with it cannot cost them.
+            if self._sound is not None:
+                self.note = join(self._target.path, self._sound)
         except BaseException:
             self.abort()
             raise
         self._out = None
-        if self._sound is not None:
-            self._sound.close()
         self._target.keep()
 
     def abort(self) -> None:
         """Give up: nothing remains on the disk. Without effect when closed already."""
-        if self._sound is not None:
-            self._sound.close()
         if self._out is not None:
             with contextlib.suppress(*DECODE_ERRORS):  # a file that was given up need not be whole
                 self._out.close()
@@ -312,95 +305,6 @@ class VideoWriter:
             self.close()
         else:
             self.abort()
-
-
-class _Sound:
-    """Hands the sound of a file to an output, piece by piece as the pictures advance."""
-
-    def __init__(self, path: StrPath, container: Any, out: Any, copied: frozenset[str]) -> None:
-        self._path, self._container, self._out = path, container, out
-        stream: Any = audio_stream(container)
-        self._stream = stream
-        self._origin = origin(container)
-        name = stream.codec_context.codec.canonical_name
-        if name in copied:
-            self._track = out.add_stream_from_template(self._stream)
-            self._pieces = self._copied()
-        else:
-            rate = stream.codec_context.sample_rate
-            rate = rate if rate in _AAC_RATES else 48000
-            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-            self._track = out.add_stream("aac", rate=rate, layout=layout)
-            self._pieces = self._encoded(rate, layout)
-        self._next: tuple[float, Packet] | None = None
-
-    @classmethod
-    def open(cls, path: StrPath, out: Any, copied: frozenset[str]) -> _Sound | None:
-        container = open_media(path)
-        stream = audio_stream(container)
-        if stream is None or stream.codec_context is None:
-            container.close()
-            return None
-        return cls(path, container, out, copied)
-
-    def copy_until(self, time: float | None) -> None:
-        """Write the sound up to a time in seconds, None for the rest."""
-        while True:
-            self._next = self._next or next(self._pieces, None)
-            if self._next is None or (time is not None and self._next[0] > time):
-                return
-            self._out.mux(self._next[1])
-            self._next = None
-
-    def _copied(self) -> Iterator[tuple[float, Packet]]:
-        last: int | None = None
-        for packet in packets(self._container, self._stream):
-            if not packet.size or packet.pts is None or packet.dts is None:
-                continue
-            shift = round(self._origin / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            if last is not None and packet.dts <= last:
-                continue  # a damaged file may step back in time, which no container can store
-            last = packet.dts
-            time = float(packet.dts * packet.time_base)
-            packet.stream = self._track
-            yield time, packet
-
-    def _encoded(self, rate: int, layout: str) -> Iterator[tuple[float, Packet]]:
-        resampler = av.AudioResampler(
-            format=self._track.codec_context.format, layout=layout, rate=rate, frame_size=1024
-        )
-        failed = 0
-        for packet in packets(self._container, self._stream):
-            try:
-                frames: Sequence[AudioFrame] = self._stream.decode(packet)
-            except DECODE_ERRORS:
-                failed += bool(packet.size)
-                continue
-            for frame in frames:
-                if frame.pts is not None and frame.time_base is not None:
-                    frame.pts -= round(self._origin / frame.time_base)
-                try:
-                    mixed = resampler.resample(frame)
-                except DECODE_ERRORS:  # FFmpeg cannot mix channels that have no names
-                    warnings.warn(
-                        f"{self._path}: the sound cannot be mixed; the video has none.", stacklevel=2
-                    )
-                    return
-                for ready in mixed:
-                    yield from self._encode(ready)
-        for ready in resampler.resample(None):
-            yield from self._encode(ready)
-        yield from self._encode(None)
-        if failed:
-            warnings.warn(f"{self._path}: {failed} pieces of the sound cannot be decoded.", stacklevel=2)
-
-    def _encode(self, frame: AudioFrame | None) -> Iterator[tuple[float, Packet]]:
-        for packet in self._track.encode(frame):
-            yield float((packet.dts or 0) * packet.time_base), packet
-
-    def close(self) -> None:
-        self._container.close()
 
 
 class NpyWriter:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from av.codec.context import ThreadType
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from avsal.errors import MediaError
 from avsal.io._container import (
@@ -26,17 +25,25 @@ from avsal.io._container import (
     audio_stream,
     container_family,
     open_media,
-    origin,
-    packets,
+    reason_of,
     require_video,
 )
+from avsal.io.clock import Clock, FrameTimes, frame_rate
+from avsal.io.picture import Painter, examine_still, is_still
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
-    from av.video.stream import VideoStream as AVVideoStream
+    from av.packet import Packet
+
+    from avsal.io._random_access import DecordSource, PyAVSource, Table
 
 Backend = Literal["pyav", "decord", "auto"]
+
+#: Codecs of which, outside AVI, each packet gives exactly one picture.
+ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "ffv1", "prores", "dnxhd", "png", "rawvideo"})
+# More bytes than this between two packets of a Matroska file belong to packets that could not be read.
+_HOLE = 256
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class MediaInfo:
         frames: number of frames that the container announces, None if it does not. Not always exact.
         duration: seconds of the video stream, else of the whole file; None if the container does not know.
         rotation: degrees, counter-clockwise, by which the stored picture is turned for display.
-        pixel_aspect: width of a pixel over its height.
+        mirrored: whether it is mirrored left to right before that.
+        pixel_aspect: width over height of a pixel of the upright picture.
         has_audio: whether the file has an audio stream (see `AudioStream` for whether it can be decoded).
         audio_rate: samples per second of the sound, None without sound.
         audio_channels: channels of the sound, None without sound.
@@ -66,6 +74,7 @@ class MediaInfo:
     frames: int | None
     duration: float | None
     rotation: int
+    mirrored: bool
     pixel_aspect: float
     has_audio: bool
     audio_rate: int | None
@@ -82,7 +91,7 @@ class Frame:
         index: 0-based number in order of presentation.
         time: seconds on the axis shared with the sound.
         duration: seconds that the picture is shown, None if the container does not say.
-        image: (H, W, 3) uint8 RGB, C-contiguous, rotated for display.
+        image: (H, W, 3) uint8 RGB, C-contiguous, turned and mirrored for display.
         corrupt: the decoder met damaged data in this picture or in one that it depends on.
     """
 
@@ -102,7 +111,8 @@ class DecodeReport:
         expected: frames that the file announces, None if unknown.
         corrupt: decoded frames that contain damaged data.
         truncated: the file ends before what it announces.
-        message: None if all is well, else a sentence that names the file and the loss.
+        message: None if all is well, else a sentence that names the file, the loss, and jumps of its clock that were
+            repaired.
         lost: pieces of the stream that gave no picture because they could not be decoded.
     """
 
@@ -112,57 +122,6 @@ class DecodeReport:
     truncated: bool
     message: str | None
     lost: int = 0
-
-
-class _Clock:
-    """Times of successive frames in seconds: strictly increasing; missing ones are filled in by the rate."""
-
-    def __init__(self, stream: AVVideoStream, start: Fraction) -> None:
-        self._base = stream.time_base or Fraction(1, 1000)
-        self._start = start
-        self._step = 1.0 / _fps(stream)
-        self._last: float | None = None
-
-    def time(self, pts: int | None) -> float:
-        value = None if pts is None else float(pts * self._base - self._start)
-        if self._last is None:
-            value = 0.0 if value is None else value
-        elif value is None or value <= self._last:
-            value = self._last + self._step
-        self._last = value
-        return value
-
-
-def _fps(stream: AVVideoStream) -> float:
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate:
-            return float(rate)
-    return 25.0
-
-
-class _Painter:
-    """Turns decoded frames into upright RGB arrays of one size."""
-
-    def __init__(self) -> None:
-        self._reformatter = (
-            VideoReformatter()
-        )  # keeps the scaler: making one per frame costs more than its use
-        self._size: tuple[int, int] | None = None
-
-    def paint(self, frame: VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB; `size` (H, W) is the upright picture's, None keeps the first frame's."""
-        turns = frame.rotation // 90 % 4
-        if size is None:
-            # A stream may change its size half-way; the picture keeps the size that it had first.
-            self._size = self._size or (frame.height, frame.width)
-            height, width = self._size
-        else:
-            height, width = size if turns % 2 == 0 else size[::-1]
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
-        )
-        image = rgb.to_ndarray()
-        return np.ascontiguousarray(np.rot90(image, turns))
 
 
 def probe(path: StrPath) -> MediaInfo:
@@ -197,30 +156,44 @@ class VideoStream:
 
     def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
-        self._container: InputContainer | None = open_media(path)
+        self._container: InputContainer | None = None
         try:
-            self._stream = require_video(self._container, path)
-            self._origin = origin(self._container)
+            self._open(threads=True)
             self._prepare()
         except BaseException:
             self.close()
             raise
 
+    def _open(self, *, threads: bool) -> None:
+        self.close()
+        self._container = open_media(self.path)
+        self._stream = require_video(self._container, self.path)
+        self._family = container_family(self._container)
+        self._steady = self._stream.codec_context.codec.canonical_name in ONE_TO_ONE and self._family != "avi"
+        # Threads that each decode a frame drop frames without a word where data is damaged; then (and where that
+        # could not be told) the decoder works frame by frame.
+        self._threads = threads and self._steady
+        self._stream.thread_type = ThreadType.AUTO if self._threads else ThreadType.SLICE
+        self._clock = Clock(self._container)
+        self._errors: list[str] = []
+        self._lost = self._packets = self._discarded = self._given = self._holes = 0
+        self._end = Fraction(0)
+
     def _prepare(self) -> None:
         assert self._container is not None
         stream = self._stream
-        stream.thread_type = ThreadType.AUTO
-        self._family = container_family(self._container)
         self._duration = self._container.duration
         self._announced = stream.frames or None
-        self._fps = _fps(stream)
-        self._errors: list[str] = []
-        self._decoded = self._corrupt = self._lost = self._packets = self._discarded = 0
-        self._end = Fraction(0)
+        self._fps = frame_rate(self._container, stream)
+        self._decoded = self._corrupt = 0
         self._finished = False
         self._frames = self._decode()
-        self._painter = _Painter()
-        self._clock = _Clock(stream, self._origin)
+        self._damage: str | None = None
+        fixed = None
+        if is_still(self._container):
+            fixed, self._damage = examine_still(self.path)
+        self._painter = Painter(fixed)
+        self._times = FrameTimes(self._container, stream, self._clock)
         first = next(self._frames, None)
         if first is None:
             reason = f" ({self._errors[0]})" if self._errors else ""
@@ -234,39 +207,55 @@ class VideoStream:
     def _describe(self, first: VideoFrame) -> MediaInfo:
         assert self._container is not None
         stream, sound = self._stream, audio_stream(self._container)
-        turned = first.rotation // 90 % 2 == 1
+        shown = self._painter.orientation(first)
         if stream.duration is not None and stream.time_base is not None:
             duration: float | None = float(stream.duration * stream.time_base)
         else:
             duration = self._duration / 1e6 if self._duration else None
         hears: Any = sound.codec_context if sound is not None else None
-        base = stream.time_base or Fraction(1, 1000)
-        start = 0.0 if first.pts is None else float(first.pts * base - self._origin)
+        base, stamp = stream.time_base or Fraction(1, 1000), self._times.stamp(first)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
         return MediaInfo(
             path=self.path,
-            width=first.height if turned else first.width,
-            height=first.width if turned else first.height,
+            width=first.height if shown.swaps else first.width,
+            height=first.width if shown.swaps else first.height,
             fps=self._fps,
             frames=self._announced,
             duration=duration,
-            rotation=first.rotation % 360,
-            pixel_aspect=float(stream.sample_aspect_ratio or 1),
+            rotation=90 * shown.turns,
+            mirrored=shown.mirrored,
+            pixel_aspect=float(1 / aspect if shown.swaps else aspect),
             has_audio=hears is not None,
             audio_rate=hears.sample_rate or None if hears is not None else None,
             audio_channels=hears.channels or None if hears is not None else None,
             codec=stream.codec_context.name,
-            start=start,
+            start=0.0 if stamp is None else float(self._clock.seconds(stamp, base)),
         )
 
     def _decode(self) -> Iterator[VideoFrame]:
+        last: int | None = None
+        for frame in self._decode_all():
+            last = frame.pts if frame.pts is not None else last
+            yield frame
+        if self._threads and (self._lost or self._without_picture):
+            given = self._given
+            self._open(threads=False)
+            for number, frame in enumerate(self._decode_all()):
+                if number >= given if last is None or frame.pts is None else frame.pts > last:
+                    yield frame
+        self._finished = True
+
+    def _decode_all(self) -> Iterator[VideoFrame]:
         # All streams are read, not only the picture: where the sound goes on after the last picture, the file
         # was not cut. Packets of other streams are looked at, not decoded.
-        assert self._container is not None
-        flushed = False
-        for packet in packets(self._container, errors=self._errors):
+        flushed, until, shown = False, None, None
+        for packet in self._clock.packets(errors=self._errors):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
                 self._end = max(self._end, (stamp + (packet.duration or 0)) * packet.time_base)
+            hole = until is not None and packet.pos is not None and packet.pos - until > _HOLE
+            until = until if packet.pos is None else packet.pos + packet.size
+            self._holes += hole and self._family == "matroska"
             if packet.stream_index != self._stream.index:
                 continue
             if packet.size:
@@ -277,16 +266,21 @@ class VideoStream:
             yield from self._decode_packet(packet)
         if not flushed:  # the file broke off: the decoder still holds the frames that it had begun
             yield from self._decode_packet(None)
-        self._finished = True
 
-    def _decode_packet(self, packet: Any) -> Iterator[VideoFrame]:
+    def _decode_packet(self, packet: Packet | None) -> Iterator[VideoFrame]:
         try:
-            yield from self._stream.decode(packet)
+            for frame in self._stream.decode(packet):
+                self._given += 1
+                yield frame
         except EOFError:
             return
         except DECODE_ERRORS as error:
             self._lost += 1
-            self._errors.append(str(getattr(error, "strerror", error)))
+            self._errors.append(reason_of(error))
+
+    @property
+    def _without_picture(self) -> int:
+        return max(self._packets - self._discarded - self._given, 0) if self._steady else 0
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -303,7 +297,7 @@ class VideoStream:
         base = self._stream.time_base
         return Frame(
             index=index,
-            time=self._clock.time(frame.pts),
+            time=self._times.time(self._times.stamp(frame)),
             duration=float(frame.duration * base) if frame.duration and base else None,
             image=self._painter.paint(frame),
             corrupt=frame.is_corrupt,
@@ -318,17 +312,25 @@ class VideoStream:
         elif self._duration:
             expected = round(self._duration / 1e6 * self._fps)
         truncated = self._finished and self._is_truncated()
-        parts = []
+        lost = max(self._lost, self._without_picture if self._finished else 0)
+        parts = [self._damage] if self._damage else []
         if truncated:
-            until = float(self._end - self._origin)
+            until = float(self._end - self._clock.origin)
             of = f" of about {expected}" if expected else ""
             parts.append(f"the file breaks off after {until:.2f} s: {self._decoded}{of} frames could be used")
         if self._corrupt:
             parts.append(f"{self._corrupt} of {self._decoded} frames contain damaged data")
-        if self._lost:
-            parts.append(f"{self._lost} packets could not be decoded")
+        if lost:
+            parts.append(f"{lost} of {self._packets} packets gave no picture because they could not be decoded")
+        if self._holes:
+            of = f" of about {expected}" if expected else ""
+            parts.append(
+                f"the file is damaged in {self._holes} places, whose packets are lost: {self._decoded}{of} frames could "
+                "be used"
+            )
+        parts += self._clock.notes
         message = f"{self.path}: {'; '.join(parts)}." if parts else None
-        return DecodeReport(self._decoded, expected, self._corrupt, truncated, message, self._lost)
+        return DecodeReport(self._decoded, expected, self._corrupt, truncated, message, lost)
 
     def _is_truncated(self) -> bool:
         if self._family == "mov" and self._announced is not None:
@@ -357,53 +359,6 @@ class VideoStream:
         self.close()
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Where the frames of a video are.
-
-    Attributes:
-        times: (n,) float64 seconds.
-        pts: (n,) int64 timestamps in the stream's unit, None where the file has no usable ones.
-        key: (n,) int64, index of the last key frame at or before each frame.
-    """
-
-    times: np.ndarray
-    pts: np.ndarray | None
-    key: np.ndarray
-
-
-def _scan(path: Path) -> _Table:
-    """Find all frames from the packets alone where that is safe, else by decoding once."""
-    with open_media(path) as container:
-        stream = require_video(container, path)
-        # VP8 has packets that show nothing; outside these containers a packet need not be a frame.
-        trusted = container_family(container) != "other" and stream.codec_context.name != "vp8"
-        clock = _Clock(stream, origin(container))
-        found: list[tuple[int, bool]] = []
-        for packet in packets(container, stream) if trusted else ():
-            if not packet.size or (not found and not packet.is_keyframe):
-                continue
-            if packet.pts is None:
-                found.clear()
-                break
-            if not packet.is_discard:
-                found.append((packet.pts, packet.is_keyframe))
-        if found:
-            found.sort()
-            pts = np.array([p for p, _ in found], dtype=np.int64)
-            if np.all(np.diff(pts) > 0):
-                keys = np.array([k for _, k in found])
-                key = np.maximum.accumulate(np.where(keys, np.arange(len(pts)), 0))
-                return _Table(np.array([clock.time(int(p)) for p in pts]), pts, key)
-    times = []
-    with VideoStream(path) as video:
-        frame = video._first
-        while frame is not None:
-            times.append(video._clock.time(frame.pts))
-            frame = next(video._frames, None)
-    return _Table(np.array(times), None, np.zeros(len(times), dtype=np.int64))
-
-
 _INHERITED: list[Any] = []
 
 
@@ -412,13 +367,16 @@ class VideoReader:
 
     Opening is cheap: the file is touched at first use, and the object can be pickled and sent to workers
     (each process opens the file itself). Frames are found by seeking to the key frame before them and
-    decoding on, so reading forward never decodes a frame twice.
+    decoding on, so reading forward never decodes a frame twice. The frames are those that decoding the file from its
+    beginning gives: where the packets do not tell them for certain (outside MP4, MOV and Matroska, in files cut
+    between key frames, with codecs whose packets need not be pictures), the file is decoded once at first use, and
+    what is found by seeking is compared with that.
 
     Args:
         path: any file that FFmpeg can open.
         backend: "pyav"; "decord", which needs the package of that name; or "auto",
-            decord where it is installed. Files that decord cannot read with the same pixels (rotated, more
-            than 8 bits per channel, AV1, damaged) are read with PyAV in every case.
+            decord where it is installed. Files that decord cannot read with the same pixels (rotated, mirrored,
+            more than 8 bits per channel, AV1, damaged, or with frames that the packets do not tell) are read with PyAV in every case.
 
     Raises:
         MediaError: at first use, if the file is missing, not media, or no frame can be decoded.
@@ -429,13 +387,13 @@ class VideoReader:
             raise ValueError(f"backend={backend!r}: choose 'pyav', 'decord' or 'auto'.")
         self.path = Path(path)
         self.backend: Backend = backend
-        self._table: _Table | None = None
+        self._table: Table | None = None
         self._info: MediaInfo | None = None
         self._forget()
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._source: _PyAVSource | _DecordSource | None = None
+        self._source: PyAVSource | DecordSource | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in ("path", "backend", "_table", "_info")}
@@ -444,16 +402,22 @@ class VideoReader:
         self.__dict__.update(state)
         self._forget()
 
-    def _frames(self) -> _Table:
+    def _frames(self) -> Table:
         if self._table is None:
-            self._table = _scan(self.path)
+            from avsal.io._random_access import scan
+
+            self._table = scan(self.path)
         return self._table
 
     @property
     def info(self) -> MediaInfo:
-        """What the file says about itself; `frames` is exact here."""
+        """What the file says about itself; `frames` is exact here, and `duration` known."""
         if self._info is None:
-            self._info = replace(probe(self.path), frames=len(self))
+            info = probe(self.path)
+            if info.duration is None:
+                times = self.times
+                info = replace(info, duration=float(times[-1] - times[0]) + 1 / info.fps)
+            self._info = replace(info, frames=len(self))
         return self._info
 
     @property
@@ -504,12 +468,14 @@ class VideoReader:
         images = self._source.read([int(i) for i in order], size)
         return images[place]
 
-    def _open(self, table: _Table) -> _PyAVSource | _DecordSource:
+    def _open(self, table: Table) -> PyAVSource | DecordSource:
+        from avsal.io._random_access import DecordSource, PyAVSource
+
         if self.backend != "pyav":
-            source = _DecordSource.open(self.path, table)
+            source = DecordSource.open(self.path, table)
             if source is not None:
                 return source
-        return _PyAVSource(self.path, table)
+        return PyAVSource(self.path, table)
 
     def close(self) -> None:
         """Close the file; the next `read` opens it again."""
@@ -527,156 +493,3 @@ class VideoReader:
     ) -> None:
         self.close()
 
-
-class _PyAVSource:
-    def __init__(self, path: Path, table: _Table) -> None:
-        self._path, self._table = path, table
-        self._painter = _Painter()
-        self._container: InputContainer | None = None
-        self._seekable = True
-        self._rewind()
-
-    def _rewind(self) -> None:
-        self.close()
-        self._container = open_media(self._path)
-        self._stream = require_video(self._container, self._path)
-        # Workers run side by side, and a decoder with threads runs ahead of the few frames that are wanted:
-        # alone it takes a third less time of the processor.
-        self._stream.thread_type = ThreadType.NONE
-        self._stream.codec_context.thread_count = 1
-        self._start()
-
-    def _start(self) -> None:
-        self._decoder = self._decode()
-        self._position = -1  # index of the frame in hand
-        self._hand: VideoFrame | None = None
-        self._ahead: VideoFrame | None = None
-
-    def _decode(self) -> Iterator[VideoFrame]:
-        assert self._container is not None
-        for packet in packets(self._container, self._stream):
-            try:
-                yield from self._stream.decode(packet)
-            except DECODE_ERRORS:
-                continue
-        try:
-            yield from self._stream.decode(None)
-        except DECODE_ERRORS:
-            return
-
-    def read(self, indices: list[int], size: tuple[int, int] | None) -> np.ndarray:
-        images = []
-        for index in indices:
-            frame = self._find(index)
-            if frame is None:
-                raise MediaError(
-                    f"{self._path}: frame {index} and the frames before it cannot be decoded; the file is "
-                    "damaged: copy it again."
-                )
-            images.append(self._painter.paint(frame, size))
-        return np.stack(images) if images else np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
-
-    def _find(self, index: int) -> VideoFrame | None:
-        if self._table.pts is None:
-            return self._find_by_count(index)
-        key = int(self._table.key[index])
-        if self._hand is None or index < self._position or (key > self._position and self._seekable):
-            self._seek(key if self._seekable else 0)
-            if self._hand is None or self._position > index:
-                self._rewind()  # the seek went too far, or nowhere: go the long way
-            elif key > 0 and self._position == key and self._hand.is_corrupt:
-                # A key frame that needs what came before it: in 4:4:4 files of older x264 releases the decoder
-                # must have seen the encoder's version at the very beginning. Such a file is read in order.
-                self._seekable = False
-                self._rewind()
-        self._advance(index)
-        return self._hand
-
-    def _seek(self, key: int) -> None:
-        assert self._table.pts is not None
-        assert self._container is not None
-        if key == 0:
-            self._rewind()
-        else:
-            try:
-                self._container.seek(int(self._table.pts[key]), stream=self._stream)
-                self._start()
-            except DECODE_ERRORS:
-                self._rewind()
-        self._advance(key)
-
-    def _number(self, frame: VideoFrame) -> int:
-        """Index of the last frame in the table that is not after this one."""
-        assert self._table.pts is not None
-        pts = frame.pts if frame.pts is not None else int(self._table.pts[max(self._position, 0)])
-        return int(np.searchsorted(self._table.pts, pts, side="right")) - 1
-
-    def _advance(self, index: int) -> None:
-        """Decode on until the frame in hand is `index`, or the last one before it that can be decoded."""
-        while self._hand is None or self._position < index:
-            frame, self._ahead = self._ahead or next(self._decoder, None), None
-            if frame is None:
-                return
-            number = self._number(frame)
-            if self._hand is not None and number > index:
-                self._ahead = frame
-                return
-            self._hand, self._position = frame, number
-
-    def _find_by_count(self, index: int) -> VideoFrame | None:
-        if self._hand is not None and index < self._position:
-            self._rewind()
-        while self._position < index:
-            frame = next(self._decoder, None)
-            if frame is None:
-                break
-            self._hand, self._position = frame, self._position + 1
-        return self._hand
-
-    def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
-
-
-class _DecordSource:
-    def __init__(self, module: Any, path: Path) -> None:
-        self._module, self._path = module, path
-        self._readers: dict[tuple[int, int] | None, Any] = {}
-
-    @classmethod
-    def open(cls, path: Path, table: _Table) -> _DecordSource | None:
-        """Return a source, or None if decord is missing or would not give the same frames."""
-        try:
-            import decord
-        except ImportError:
-            return None
-        with VideoStream(path) as video:
-            stored = video._first
-            if stored is None or stored.rotation or stored.format.components[0].bits != 8:
-                return None
-            shape = (stored.height, stored.width, 3)
-        source = cls(decord, path)
-        try:
-            reader = source._reader(None)
-            if len(reader) != len(table.times) or reader[0].shape != shape:
-                return None
-        except Exception:  # decord raises its own error type, or RuntimeError, for whatever is wrong
-            return None
-        return source
-
-    def _reader(self, size: tuple[int, int] | None) -> Any:
-        if size not in self._readers:
-            height, width = size or (-1, -1)
-            self._readers[size] = self._module.VideoReader(
-                str(self._path), ctx=self._module.cpu(0), width=width, height=height, num_threads=1
-            )
-        return self._readers[size]
-
-    def read(self, indices: list[int], size: tuple[int, int] | None) -> np.ndarray:
-        if not indices:
-            return np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
-        return self._reader(size).get_batch(indices).asnumpy()
-
-    def close(self) -> None:
-        self._readers.clear()

@@ -106,14 +106,14 @@ def test_random_places_of_a_long_clip(clips: Path, name: str) -> None:
 
 
 def test_reading_forward_decodes_no_frame_twice(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from avsal.io import video
+    from avsal.io._random_access import PyAVSource
 
     reader = VideoReader(clips / "long.mp4")
     reader.read([0])
     rewinds: list[int] = []
-    original = video._PyAVSource._seek
+    original = PyAVSource._seek
     monkeypatch.setattr(
-        video._PyAVSource, "_seek", lambda self, key: (rewinds.append(key), original(self, key))
+        PyAVSource, "_seek", lambda self, key: (rewinds.append(key), original(self, key))
     )
     for begin in range(0, 28, 4):
         reader.read(range(begin, begin + 4))
@@ -317,10 +317,10 @@ def test_decord_is_used_where_it_can_be_and_only_there(clips: Path, tmp_path: Pa
     pytest.importorskip("decord", reason="decord has no wheel for this platform")
     turned = write_clip(tmp_path / "turned.mp4", rotation=90)
     for path, kind in (
-        (clips / "constant.mp4", "_DecordSource"),
-        (clips / "av1.mp4", "_PyAVSource"),
-        (clips / "ten-bit.mp4", "_PyAVSource"),
-        (turned, "_PyAVSource"),
+        (clips / "constant.mp4", "DecordSource"),
+        (clips / "av1.mp4", "PyAVSource"),
+        (clips / "ten-bit.mp4", "PyAVSource"),
+        (turned, "PyAVSource"),
     ):
         reader = VideoReader(path, backend="auto")
         reader.read([0])

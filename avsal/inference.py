@@ -6,6 +6,7 @@ is steady and by time where it is not, so that a map always belongs to the time 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -19,13 +20,18 @@ from torch import Tensor
 from avsal.data.frames import FramePreprocessor
 from avsal.errors import ConfigError
 from avsal.io.audio import AudioStream
-from avsal.io.video import DecodeReport, Frame, MediaInfo, VideoStream, probe
+from avsal.io.limits import check
+from avsal.io.video import DecodeReport, Frame, MediaInfo, VideoStream
 from avsal.types import ClipSpec, Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
     import numpy as np
 
     from avsal.models.base import SaliencyModule
+
+
+# What the ring of frames and the pictures that wait for their maps may take, and the sound of one batch in samples.
+_RING_BYTES, _IMAGE_BYTES, _BATCH_SAMPLES = 2**30, 2**29, 2**24
 
 
 @dataclass(slots=True)
@@ -80,6 +86,8 @@ class _Windows:
         self.after = spec.frames - 1 - self.before
         self.step_seconds = spec.step if spec.step_unit == "seconds" else spec.step / fps
         self.ring: deque[_Kept] = deque()
+        self.capacity = 0  # frames that the ring may hold
+        self.shortened = False  # whether it had to let go of frames that windows would have reached
         self.next = 0
         if rule == "cyclic":
             self.next = self.before
@@ -90,6 +98,11 @@ class _Windows:
 
     def push(self, frame: _Kept) -> Iterator[_Window]:
         self.ring.append(frame)
+        if not self.capacity:
+            needed = (
+                math.ceil(self.spec.frames * (self.spec.step if self.spec.step_unit == "frames" else 1)) + 1
+            )
+            self.capacity = max(needed, _RING_BYTES // frame.pixels.nbytes)
         yield from self._ready(ended=False)
 
     def finish(self) -> Iterator[_Window]:
@@ -114,6 +127,11 @@ class _Windows:
             return last.index >= (
                 self.next + self.spec.frames - 1 if self._reversed(self.next) else self.next
             )
+        if (
+            len(self.ring) > self.capacity
+        ):  # times so dense, or a rate so wrong, that a window holds thousands
+            self.shortened = True
+            return True
         steady = self.spec.step_unit == "seconds" or last.index >= self.next + self.after * self.spec.step
         return steady and last.time >= self._at(self.next).time + self.after * self.step_seconds - 1e-6
 
@@ -167,6 +185,8 @@ class _Windows:
             keep_index = self.next - int(steps)
         while len(self.ring) > 1 and self.ring[0].index < keep_index and self.ring[0].time < keep_time:
             self.ring.popleft()
+        while len(self.ring) > self.capacity and self.ring[0].index < self.next:
+            self.ring.popleft()
 
 
 def _nearest(times: list[float], time: float) -> int:
@@ -207,17 +227,49 @@ class VideoPrediction(Iterator[FrameMap]):
         self.spec = module.spec
         self.batch_size, self.stride = batch_size, stride
         self.keep_images, self.keep_aux = keep_images, keep_aux
-        self.info: MediaInfo = probe(self.path)
-        self.fps = self.info.fps
         self._stream = VideoStream(self.path)
-        self._sound = AudioStream(self.path, rate=self.spec.audio.sample_rate) if self.spec.audio else None
+        self.info: MediaInfo = self._stream.info
+        self.fps = self.info.fps
+        self._sound: AudioStream | None = None
         self._preprocess = FramePreprocessor(self.spec)
         self._windows = _Windows(self.spec, self.fps, coverage, stride)
+        try:
+            self._bound_batch()
+        except BaseException:
+            self._stream.close()
+            raise
         network = module.network
         from avsal.models.base import WindowRunner
 
         self._runner = network.window_runner() if reuse else WindowRunner(network)
         self._results = self._run()
+
+    def _bound_batch(self) -> None:
+        """Open the sound, and take fewer windows at once where their sound or pictures would fill the memory."""
+        if self.keep_images:
+            ahead = round(self._windows.after * self.spec.step) if self.spec.step_unit == "frames" else 0
+            held = _IMAGE_BYTES // (3 * self.info.width * self.info.height) - ahead
+            self.batch_size = max(1, min(self.batch_size, held))
+        if self.spec.audio is None:
+            return
+        self._sound = AudioStream(self.path, rate=self.spec.audio.sample_rate)
+        last = (self.spec.frames - 1) * self._windows.step_seconds
+        begin, end = self.spec.audio.samples(0.0, last, self.fps, self._sound.rate)
+        what = (
+            f"{self.path}: at {self.fps:g} frames per second one clip spans {end - begin:,} samples of sound"
+        )
+        check("AVSAL_MAX_CLIP_SAMPLES", end - begin, what)
+        self.batch_size = max(1, min(self.batch_size, _BATCH_SAMPLES // max(end - begin, 1)))
+
+    @property
+    def notes(self) -> list[str]:
+        """What was lost or repaired so far, in sentences."""
+        dense = (
+            f"{self.path}: its frames lie so close for {self.fps:g} frames per second that windows were shortened to "
+            f"{self._windows.capacity} frames."
+        )
+        found = (self.report.message, self.audio_message, dense if self._windows.shortened else None)
+        return [note for note in found if note]
 
     @property
     def report(self) -> DecodeReport:
@@ -266,7 +318,8 @@ class VideoPrediction(Iterator[FrameMap]):
 
     def _kept(self, frame: Frame) -> _Kept:
         pixels = self._preprocess(frame.image[None])[:, 0]
-        return _Kept(frame.index, frame.time, pixels, frame.image if self.keep_images else None)
+        wanted = self.keep_images and frame.index % self.stride == 0
+        return _Kept(frame.index, frame.time, pixels, frame.image if wanted else None)
 
     def _predict(self, windows: list[_Window]) -> Iterator[FrameMap]:
         device = self.module.device
@@ -286,12 +339,16 @@ class VideoPrediction(Iterator[FrameMap]):
         future = self.spec.target if isinstance(self.spec.target, tuple) else ()
         for i, window in enumerate(windows):
             target = window.target
+            image, target.image = (
+                target.image,
+                None,
+            )  # the ring keeps the frame, but its picture has done its work
             yield FrameMap(
                 target.index,
                 target.time,
                 maps[i] if maps.shape[1] > 1 else maps[i, 0],
                 tuple(target.time + seconds for seconds in future),
-                target.image,
+                image,
                 {
                     name: value[i].cpu()
                     for name, value in output.aux.items()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from avsal.data.frames import seen_part
+from avsal.errors import MediaError
+from avsal.io._container import DECODE_ERRORS
 from avsal.io.render import NpyWriter, VideoWriter, draw_points, grey, overlay
 
 if TYPE_CHECKING:
@@ -35,6 +40,9 @@ class Artist:
         gaze: measured gaze (time, x, y) rows, x and y in 0..1, drawn for the last half second.
         correlation: also write `correlation.mp4` from the results' "spatial_correlation": where the picture goes
             with the sound (CSTS Figure 5).
+
+    Attributes:
+        notes: what went wrong with the videos; the maps are whole without them.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Artist:
         self.draws, self.correlates = overlay, correlation and not still
         self.map_size: tuple[int, int] | None = None
         self._writers: list[Any] = []
+        self.notes: list[str] = []
         self._maps: NpyWriter | None = None
         self._grey: VideoWriter | None = None
         self._overlay: VideoWriter | None = None
@@ -93,8 +102,11 @@ class Artist:
         if self.still:
             return
         fps = info.fps / self.prediction.stride
-        self._grey = VideoWriter(self.folder / "saliency.mkv", fps, self.map_size, lossless=True, grey=True)
-        self._writers.append(self._grey)
+        with self._side_product("saliency.mkv"):
+            self._grey = VideoWriter(
+                self.folder / "saliency.mkv", fps, self.map_size, lossless=True, grey=True
+            )
+            self._writers.append(self._grey)
         if self.draws:
             self._overlay = self._video("overlay.mp4", result, fps)
         if self.correlates:
@@ -105,10 +117,30 @@ class Artist:
         if result.image is None:
             return None
         height, width = result.image.shape[:2]
-        sound = self.prediction.path if self.prediction.info.has_audio else None
-        writer = VideoWriter(self.folder / name, fps, (height, width), audio_from=sound)
-        self._writers.append(writer)
-        return writer
+        info = self.prediction.info
+        sound = self.prediction.path if info.has_audio else None
+        with self._side_product(name):
+            writer = VideoWriter(
+                self.folder / name, fps, (height, width), audio_from=sound, pixel_aspect=info.pixel_aspect
+            )
+            self._writers.append(writer)
+            return writer
+        return None
+
+    @contextlib.contextmanager
+    def _side_product(self, name: str, writer: VideoWriter | None = None) -> Iterator[None]:
+        """Give up a video that cannot be written, with a note, instead of the maps."""
+        try:
+            yield
+        except (*DECODE_ERRORS, MediaError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            if writer is not None:
+                writer.abort()
+                self._writers.remove(writer)
+            self.notes.append(
+                f"{self.prediction.path}: {name} could not be written ({error}); the maps are whole."
+            )
 
     def _painted(self, result: FrameMap, map_: np.ndarray) -> np.ndarray:
         """Return the picture under a heat map; what a network that crops does not see stays as it is."""
@@ -136,19 +168,28 @@ class Artist:
             if image is not None:
                 Image.fromarray(image).save(self.folder / "overlay.png")
             return
-        assert self._grey is not None
-        self._grey.write(grey(stretched), result.time)
-        if self._overlay is not None and image is not None:
-            self._overlay.write(image, result.time)
+        self._append(self._grey, grey(stretched), result.time)
+        if image is not None:
+            self._append(self._overlay, image, result.time)
         if self._correlation is not None:
             # One map for two frames; the last of them is now.
             now = result.aux["spatial_correlation"][-1].numpy()
-            self._correlation.write(self._painted(result, _stretched(now)), result.time)
+            self._append(self._correlation, self._painted(result, _stretched(now)), result.time)
+
+    def _append(self, writer: VideoWriter | None, image: np.ndarray, time: float) -> None:
+        if writer is not None and writer in self._writers:
+            with self._side_product(writer.path.name, writer):
+                writer.write(image, time)
 
     def close(self) -> None:
         """Finish all files."""
-        for writer in self._writers:
-            writer.close()
+        for writer in [*self._writers]:
+            if not isinstance(writer, VideoWriter):
+                writer.close()
+                continue
+            with self._side_product(writer.path.name, writer):
+                writer.close()
+                self.notes += [note for note in [writer.note] if note and note not in self.notes]
 
     def abandon(self) -> None:
         """Drop what was written so far."""

@@ -434,7 +434,7 @@ def _write(
             f"{path}: the video has too few frames for coverage={settings.coverage!r}; use --coverage full."
         )
     info, report = prediction.info, prediction.report
-    warnings = [message for message in (report.message, prediction.audio_message) if message]
+    warnings = list(dict.fromkeys([*prediction.notes, *artist.notes]))
     if module.spec.audio is not None and not info.has_audio and not still:
         warnings.append(f"{path}: the video has no sound track; the network heard silence.")
     if settings.correlation and still:
@@ -454,6 +454,7 @@ def _write(
         "fps": info.fps,
         "width": info.width,
         "height": info.height,
+        "pixel_aspect": info.pixel_aspect,
         "has_audio": info.has_audio,
         "sound_used": prediction.has_audio,
         "map_height": artist.map_size[0],

@@ -103,8 +103,8 @@ def require_video(container: InputContainer, path: StrPath) -> VideoStream:
     check(_PIXELS, width * height, f"{path}: a picture has {width:,} x {height:,} pixels")
     if not width * height:
         raise MediaError(
-            f"{path}: the size of its pictures cannot be told, or is above the limit of {limit(_PIXELS):,} pixels. The "
-            f"file is damaged: copy it again; if it is right, set the environment variable {_PIXELS} to a larger number."
+            f"{path}: its pictures have more than {limit(_PIXELS):,} pixels or a size that cannot be told. If the file "
+            f"is right, set the environment variable {_PIXELS} to a larger number; else copy it again."
         )
     stream.codec_context.options = {"max_pixels": str(limit(_PIXELS))}  # the size may change in the middle
     return stream

@@ -106,8 +106,8 @@ def _sum(frame: VideoFrame) -> int:
     plane = frame.planes[0]
     if plane.line_size <= 0:
         return 0
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[::2, : frame.width]
-    return crc32(np.ascontiguousarray(rows))
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[::2, : frame.width]
+    return crc32(rows.tobytes())
 
 
 class _AnotherFrame(Exception):
@@ -121,10 +121,9 @@ class PyAVSource:
         self._path, self._table = path, table
         self._container: InputContainer | None = None
         self._seekable = table.stamps is not None
+        with open_media(path) as container:
+            self._painter = Painter(examine_still(path)[0] if is_still(container) else None)
         self._rewind()
-        assert self._container is not None
-        still: Orientation | None = examine_still(path)[0] if is_still(self._container) else None
-        self._painter = Painter(still)
 
     def _rewind(self) -> None:
         self.close()
@@ -220,7 +219,10 @@ class PyAVSource:
         """Index of a frame, or of the last frame in the table that is not after it."""
         if self._table.sums is not None:
             number = self._position + 1
-            if not self._from_beginning and _sum(frame) != self._table.sums[min(number, len(self._table.sums) - 1)]:
+            if (
+                not self._from_beginning
+                and _sum(frame) != self._table.sums[min(number, len(self._table.sums) - 1)]
+            ):
                 raise _AnotherFrame
             return number
         assert self._table.stamps is not None

@@ -43,6 +43,8 @@ _PREROLL = 0.5
 # back to.
 _KEEP = 4.0
 _MARK_EVERY = 2.0
+# Samples of so many times full scale are damage.
+_WILD = 1e3
 # The defaults of torchaudio's resampling filter, and how many resampled blocks of a second are kept.
 _FILTER_WIDTH, _ROLLOFF = 6, 0.99
 _BLOCKS = 32
@@ -253,6 +255,7 @@ class Track:
         self._length: int | None = None
         self._estimate: int | None = None
         self._errors: list[str] = []
+        self._wild = 0  # samples that were no sound
         self._warned = not warn
         self.rate = rate
 
@@ -265,7 +268,9 @@ class Track:
                 return None
             if stream.codec_context is None:
                 if warn:
-                    warnings.warn(f"{path}: FFmpeg has no decoder for the sound; it is silence.", stacklevel=4)
+                    warnings.warn(
+                        f"{path}: FFmpeg has no decoder for the sound; it is silence.", stacklevel=4
+                    )
                 return None
             check("AVSAL_MAX_RATE", stream.codec_context.sample_rate, _rate_of(path, stream.codec_context))
         track = cls(path, layout, rate, warn=warn)
@@ -320,9 +325,13 @@ class Track:
 
     @property
     def message(self) -> str | None:
-        if not self._errors:
-            return None
-        return f"{self._path}: parts of the sound cannot be decoded ({'; '.join(self._errors)})."
+        """None if all is well so far, else a sentence that names the file and what was lost."""
+        parts = [f"parts of the sound cannot be decoded ({'; '.join(self._errors)})"] if self._errors else []
+        if self._wild:
+            parts.append(
+                f"{self._wild} samples of the sound are not numbers, or far beyond full scale, and were silenced"
+            )
+        return f"{self._path}: {'; '.join(parts)}." if parts else None
 
     # Decoding
 
@@ -404,7 +413,7 @@ class Track:
                     self.rate = self.rate or frame.sample_rate
                     self._scale = float(self._base * self.rate)  # samples in a unit of the timestamps
                     self._shift = float(self._clock.origin * self.rate)
-                    yield frame, mixer.mix(frame, self.rate), broken
+                    yield frame, self._sane(mixer.mix(frame, self.rate)), broken
                     broken = False
             except EOFError:
                 continue
@@ -414,9 +423,17 @@ class Track:
         if not flushed:
             try:
                 for frame in self._stream.decode(None):
-                    yield frame, mixer.mix(frame, self.rate), broken
+                    yield frame, self._sane(mixer.mix(frame, self.rate)), broken
             except DECODE_ERRORS:
                 return
+
+    def _sane(self, samples: np.ndarray) -> np.ndarray:
+        """Return the samples with zeros for what damaged floating point sound holds that is no sound."""
+        wild = ~(np.abs(samples) < _WILD)  # true for NaN
+        if wild.any():
+            self._wild += int(wild.sum())
+            return np.where(wild, np.float32(0), samples)
+        return samples
 
     def _count(self, error: BaseException) -> None:
         reason = reason_of(error)
@@ -424,6 +441,7 @@ class Track:
             self._errors.append(reason)
 
     def close(self) -> None:
+        """Close the file; the next `read` opens it again."""
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -464,9 +482,7 @@ class _Mixer:
             channels = frame.layout.nb_channels
             averaged = [p.to_ndarray().reshape(-1, channels).mean(1) for p in convert.resample(frame)]
             pieces += [np.stack([mean] * (2 if self._layout == "stereo" else 1)) for mean in averaged]
-        mixed = np.concatenate(pieces, 1) if pieces else np.zeros((1, 0), dtype=np.float32)
-        # Damaged floating point sound may hold anything.
-        return np.nan_to_num(mixed, copy=not mixed.flags.writeable, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.concatenate(pieces, 1) if pieces else np.zeros((1, 0), dtype=np.float32)
 
 
 def _rate_of(path: Path, context: Any) -> str:

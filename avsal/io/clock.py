@@ -7,7 +7,7 @@ of concatenated transport streams each have their own), the parts follow each ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class Clock:
         self._container = container
         self._watched = [s for s in (video_stream(container), audio_stream(container)) if s is not None]
         self.origin = _origin(self._watched)
-        self.discontinuous = bool(container.format.flags & Flags.ts_discont.value)
+        self.discontinuous = _has(container, Flags.ts_discont)
         self.notes: list[str] = []
         self._start = float(self.origin)
         self._latest = 0.0  # the offset that the newest jump asked for
@@ -125,7 +125,7 @@ class Clock:
         return self._latest
 
 
-def _origin(streams: list[Stream]) -> Fraction:
+def _origin(streams: Sequence[Stream]) -> Fraction:
     """The earlier start of picture and sound if both are positive; otherwise the container's own zero.
 
     Unless the picture itself starts before it. (Sound often starts a few milliseconds early: encoder delay, not
@@ -158,7 +158,9 @@ class FrameTimes:
         if self._invented:
             return None  # made up by the demuxer at its default rate
         if self._avi:
-            return frame.dts  # the format has only these; what is derived from them is wrong for packed B-frames
+            return (
+                frame.dts
+            )  # the format has only these; what is derived from them is wrong for packed B-frames
         return frame.pts if frame.pts is not None else frame.dts
 
     def time(self, stamp: int | None) -> float:
@@ -174,8 +176,12 @@ class FrameTimes:
         return value
 
 
+def _has(container: InputContainer, flag: Flags) -> bool:
+    return bool(container.format.flags & flag.value)
+
+
 def _no_timestamps(container: InputContainer) -> bool:
-    return bool(container.format.flags & Flags.no_timestamps.value)
+    return _has(container, Flags.no_timestamps)
 
 
 def frame_rate(container: InputContainer, stream: VideoStream) -> float:
@@ -184,4 +190,6 @@ def frame_rate(container: InputContainer, stream: VideoStream) -> float:
     A format without timestamps has measured nothing: its demuxer's default (25) does not count where the codec knows.
     """
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate, stream.codec_context.framerate]
-    return float(next((rate for rate in (reversed(rates) if _no_timestamps(container) else rates) if rate), 25.0))
+    return float(
+        next((rate for rate in (reversed(rates) if _no_timestamps(container) else rates) if rate), 25.0)
+    )

@@ -14,7 +14,7 @@ LIMITS = {
     "AVSAL_MAX_PIXELS": 2**26,  #: pixels of a picture (8192 x 8192)
     "AVSAL_MAX_RATE": 768_000,  #: samples per second of a sound
     "AVSAL_MAX_SAMPLES": 2**29,  #: samples of a sound that is loaded as a whole (3.1 hours at 48 kHz)
-    "AVSAL_MAX_CLIP_SAMPLES": 2**25,  #: samples around one clip (11 minutes at 48 kHz)
+    "AVSAL_MAX_CLIP_SAMPLES": 2**24,  #: samples around one clip (5.8 minutes at 48 kHz)
 }
 
 

@@ -50,7 +50,7 @@ _EXIF = {
 def orientation(frame: VideoFrame) -> Orientation:
     """Return the display matrix of a frame, to the nearest of the eight orientations."""
     try:
-        matrix = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), "<i4")
+        matrix = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), "<i4")  # type: ignore[typeddict-item]
     except KeyError:
         return Orientation()
     except ValueError:  # PyAV cannot list side data of kinds that it does not know yet

@@ -53,16 +53,19 @@ def join(pictures: Path, source: StrPath) -> str | None:
         copies = stream.codec_context.codec.canonical_name in COPIED[pictures.suffix.lower()]
     joined = pictures.with_name(f"{pictures.stem}.sound{pictures.suffix}")
     reasons: list[str] = []
+    notes: list[str] = []
     for write in (_copy, _encode) if copies else (_encode,):
         try:
             with av.open(f"file:{joined}", "w") as out, open_media(pictures) as shown:
-                _mux(out, shown, write(out, source))
+                _mux(out, shown, write(out, source, notes))
             joined.replace(pictures)
         except (*DECODE_ERRORS, MediaError, _NotWhole) as error:
             joined.unlink(missing_ok=True)
             reasons.append(str(error) if isinstance(error, _NotWhole | MediaError) else reason_of(error))
             continue
-        return f"{source}: the sound was encoded again ({reasons[0]})." if reasons else None
+        if reasons:
+            notes.insert(0, f"{source}: the sound was encoded again ({reasons[0]}).")
+        return " ".join(notes) or None
     return f"{source}: the sound cannot be written ({'; '.join(reasons)}); the video has none."
 
 
@@ -82,7 +85,7 @@ def _mux(out: Any, shown: Any, sound: Iterator[tuple[float, Packet]]) -> None:
         out.mux(packet)
 
 
-def _copy(out: Any, source: StrPath) -> Iterator[tuple[float, Packet]]:
+def _copy(out: Any, source: StrPath, notes: list[str]) -> Iterator[tuple[float, Packet]]:
     container = open_media(source)
     stream: Any = audio_stream(container)
     track = out.add_stream_from_template(stream)
@@ -122,16 +125,18 @@ def _copied(container: Any, stream: Any, track: Any) -> Iterator[tuple[float, Pa
         raise _NotWhole(f"the file breaks off: {errors[0]}")
 
 
-def _encode(out: Any, source: StrPath) -> Iterator[tuple[float, Packet]]:
+def _encode(out: Any, source: StrPath, notes: list[str]) -> Iterator[tuple[float, Packet]]:
     with open_media(source) as container:
         context: Any = audio_stream(container).codec_context  # type: ignore[union-attr]
         rate = context.sample_rate if context.sample_rate in _AAC_RATES else 48000
         layout = "mono" if context.channels == 1 else "stereo"
     track = out.add_stream("aac", rate=rate, layout=layout)
-    return _encoded(Path(source), track, rate, layout)
+    return _encoded(Path(source), track, rate, layout, notes)
 
 
-def _encoded(source: Path, track: Any, rate: int, layout: str) -> Iterator[tuple[float, Packet]]:
+def _encoded(
+    source: Path, track: Any, rate: int, layout: str, notes: list[str]
+) -> Iterator[tuple[float, Packet]]:
     sound = Track.open(source, layout, rate, warn=False)
     if sound is None:
         raise _NotWhole("it cannot be decoded")
@@ -146,6 +151,7 @@ def _encoded(source: Path, track: Any, rate: int, layout: str) -> Iterator[tuple
         begin += _AAC_FRAME
     yield from _timed(track.encode(None))
     sound.close()
+    notes += [sound.message] if sound.message else []
 
 
 def _timed(packets: list[Packet]) -> Iterator[tuple[float, Packet]]:

@@ -44,6 +44,8 @@ Backend = Literal["pyav", "decord", "auto"]
 ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "ffv1", "prores", "dnxhd", "png", "rawvideo"})
 # More bytes than this between two packets of a Matroska file belong to packets that could not be read.
 _HOLE = 256
+# Each thread holds pictures of its own: larger ones than 4K are decoded by one.
+_THREADED = 2**23
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ class VideoStream:
         self._steady = self._stream.codec_context.codec.canonical_name in ONE_TO_ONE and self._family != "avi"
         # Threads that each decode a frame drop frames without a word where data is damaged; then (and where that
         # could not be told) the decoder works frame by frame.
-        self._threads = threads and self._steady
+        pixels = self._stream.codec_context.width * self._stream.codec_context.height
+        self._threads = threads and self._steady and pixels <= _THREADED
         self._stream.thread_type = ThreadType.AUTO if self._threads else ThreadType.SLICE
         self._clock = Clock(self._container)
         self._errors: list[str] = []
@@ -248,7 +251,7 @@ class VideoStream:
     def _decode_all(self) -> Iterator[VideoFrame]:
         # All streams are read, not only the picture: where the sound goes on after the last picture, the file
         # was not cut. Packets of other streams are looked at, not decoded.
-        flushed, until, shown = False, None, None
+        flushed, until = False, None
         for packet in self._clock.packets(errors=self._errors):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
@@ -321,12 +324,14 @@ class VideoStream:
         if self._corrupt:
             parts.append(f"{self._corrupt} of {self._decoded} frames contain damaged data")
         if lost:
-            parts.append(f"{lost} of {self._packets} packets gave no picture because they could not be decoded")
+            parts.append(
+                f"{lost} of {self._packets} packets gave no picture because they could not be decoded"
+            )
         if self._holes:
             of = f" of about {expected}" if expected else ""
             parts.append(
-                f"the file is damaged in {self._holes} places, whose packets are lost: {self._decoded}{of} frames could "
-                "be used"
+                f"the file is damaged in {self._holes} places, whose packets are lost: {self._decoded}{of} frames "
+                "could be used"
             )
         parts += self._clock.notes
         message = f"{self.path}: {'; '.join(parts)}." if parts else None
@@ -376,7 +381,8 @@ class VideoReader:
         path: any file that FFmpeg can open.
         backend: "pyav"; "decord", which needs the package of that name; or "auto",
             decord where it is installed. Files that decord cannot read with the same pixels (rotated, mirrored,
-            more than 8 bits per channel, AV1, damaged, or with frames that the packets do not tell) are read with PyAV in every case.
+            more than 8 bits per channel, AV1, damaged, or with frames that the packets do not tell) are read with
+            PyAV in every case.
 
     Raises:
         MediaError: at first use, if the file is missing, not media, or no frame can be decoded.
@@ -492,4 +498,3 @@ class VideoReader:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-

@@ -112,9 +112,7 @@ def test_reading_forward_decodes_no_frame_twice(clips: Path, monkeypatch: pytest
     reader.read([0])
     rewinds: list[int] = []
     original = PyAVSource._seek
-    monkeypatch.setattr(
-        PyAVSource, "_seek", lambda self, key: (rewinds.append(key), original(self, key))
-    )
+    monkeypatch.setattr(PyAVSource, "_seek", lambda self, key: (rewinds.append(key), original(self, key)))
     for begin in range(0, 28, 4):
         reader.read(range(begin, begin + 4))
     assert rewinds == []

@@ -98,7 +98,8 @@ def write_clip(
                 video.sample_aspect_ratio = pixel_aspect
             if rotation:
                 video.set_display_rotation(rotation)
-            base = Fraction(1, 1000) if times is not None or start else Fraction(1) / fps
+            given = [Fraction(t).limit_denominator(1000) for t in times or [start]]
+            base = Fraction(1) / fps if all((t * fps).denominator == 1 for t in given) else Fraction(1, 1000)
             video.codec_context.time_base = base
         audio: Any = None
         if sound is not None:

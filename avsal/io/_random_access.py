@@ -191,8 +191,12 @@ class PyAVSource:
         assert self._container is not None
         # Transport streams are sought by decoding time, which is earlier.
         before = 0 if self._table.sums is None else round(1 / (self._stream.time_base or 1))
+        target = int(self._table.stamps[key]) - before
+        if target <= self._table.stamps[0]:
+            self._rewind()
+            return
         try:
-            self._container.seek(int(self._table.stamps[key]) - before, stream=self._stream)
+            self._container.seek(target, stream=self._stream)
         except DECODE_ERRORS:
             raise _AnotherFrame from None
         self._start()

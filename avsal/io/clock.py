@@ -177,7 +177,7 @@ class FrameTimes:
 
 
 def _has(container: InputContainer, flag: Flags) -> bool:
-    return bool(container.format.flags & flag.value)
+    return bool(container.format.flags & int(flag.value))  # type: ignore[call-overload]
 
 
 def _no_timestamps(container: InputContainer) -> bool:

@@ -102,12 +102,13 @@ def _last_key(keys: np.ndarray) -> np.ndarray:
 
 
 def _sum(frame: VideoFrame) -> int:
-    """Return a checksum of every other row of the first plane."""
-    plane = frame.planes[0]
-    if plane.line_size <= 0:
-        return 0
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[::2, : frame.width]
-    return crc32(rows.tobytes())
+    """Return a checksum of every other row."""
+    total = 0
+    for plane in frame.planes:
+        if plane.line_size > 0:
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            total = crc32(rows[::2, : plane.width].tobytes(), total)  # beyond the width lies anything
+    return total
 
 
 class _AnotherFrame(Exception):
@@ -210,9 +211,13 @@ class PyAVSource:
     def _search(self, key: int) -> None:
         assert self._table.stamps is not None
         assert self._table.sums is not None
+        near = 0.5 / float(
+            self._stream.time_base or 1
+        )  # a decoder that begins here may go by other timestamps
         for number, frame in enumerate(self._decoder):
             stamp = self._times.stamp(frame)
-            if _sum(frame) == self._table.sums[key] and stamp in (None, self._table.stamps[key]):
+            close = stamp is None or abs(stamp - int(self._table.stamps[key])) <= near
+            if close and _sum(frame) == self._table.sums[key]:
                 self._hand, self._position = frame, key
                 return
             if number == _SEARCH:

@@ -62,6 +62,8 @@ class Clock:
         read = [*wanted, *(s for s in self._watched if s.index not in chosen)] if wanted else []
         try:
             for packet in self._container.demux(*read):
+                if not packet.size and packet.dts is not None:
+                    continue  # "show the last picture again", which a decoder would take for the end
                 self._correct(packet)
                 if not chosen or packet.stream_index in chosen:
                     yield packet
@@ -101,7 +103,7 @@ class Clock:
     def _jumps(self, index: int, time: float) -> bool:
         expected = self._next.get(index)
         if expected is None:  # a track may begin late, but not long before what was read already
-            return self.discontinuous and self._now is not None and time < self._now - _FORWARD
+            return self.discontinuous and self._now is not None and time < self._now - _BACK_ELSEWHERE
         if time < expected - (_BACK if self.discontinuous else _BACK_ELSEWHERE):
             return True
         # A track may pause; the clock has jumped only if the other track is not there already.

@@ -251,14 +251,16 @@ class VideoStream:
     def _decode_all(self) -> Iterator[VideoFrame]:
         # All streams are read, not only the picture: where the sound goes on after the last picture, the file
         # was not cut. Packets of other streams are looked at, not decoded.
-        flushed, until = False, None
+        flushed = False
+        self._until: int | None = None  # byte after the last packet
+        self._goes_on: dict[int, Fraction] = {}  # time after each stream's last packet
+        self._torn: set[int] = set()  # streams of which no packet came since bytes were left out
         for packet in self._clock.packets(errors=self._errors):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
                 self._end = max(self._end, (stamp + (packet.duration or 0)) * packet.time_base)
-            hole = until is not None and packet.pos is not None and packet.pos - until > _HOLE
-            until = until if packet.pos is None else packet.pos + packet.size
-            self._holes += hole and self._family == "matroska"
+            if self._family == "matroska":
+                self._look_for_holes(packet)
             if packet.stream_index != self._stream.index:
                 continue
             if packet.size:
@@ -269,6 +271,22 @@ class VideoStream:
             yield from self._decode_packet(packet)
         if not flushed:  # the file broke off: the decoder still holds the frames that it had begun
             yield from self._decode_packet(None)
+
+    def _look_for_holes(self, packet: Packet) -> None:
+        """Count the places where bytes belong to no packet and a stream's time goes on without it."""
+        stamp, index = packet.dts if packet.dts is not None else packet.pts, packet.stream_index
+        if packet.pos is None or stamp is None:
+            return
+        if self._until is not None and packet.pos - self._until > _HOLE:
+            self._torn = {*self._goes_on}
+        self._until = packet.pos + packet.size
+        if index in self._torn:
+            self._torn.discard(index)
+            length = packet.duration or 1
+            if stamp * packet.time_base - self._goes_on[index] > length * packet.time_base / 2:
+                self._holes += 1
+                self._torn.clear()
+        self._goes_on[index] = (stamp + (packet.duration or 0)) * packet.time_base
 
     def _decode_packet(self, packet: Packet | None) -> Iterator[VideoFrame]:
         try:
@@ -316,10 +334,10 @@ class VideoStream:
             expected = round(self._duration / 1e6 * self._fps)
         truncated = self._finished and self._is_truncated()
         lost = max(self._lost, self._without_picture if self._finished else 0)
+        of = f" of about {expected}" if expected and expected >= self._decoded else ""
         parts = [self._damage] if self._damage else []
         if truncated:
             until = float(self._end - self._clock.origin)
-            of = f" of about {expected}" if expected else ""
             parts.append(f"the file breaks off after {until:.2f} s: {self._decoded}{of} frames could be used")
         if self._corrupt:
             parts.append(f"{self._corrupt} of {self._decoded} frames contain damaged data")
@@ -328,7 +346,6 @@ class VideoStream:
                 f"{lost} of {self._packets} packets gave no picture because they could not be decoded"
             )
         if self._holes:
-            of = f" of about {expected}" if expected else ""
             parts.append(
                 f"the file is damaged in {self._holes} places, whose packets are lost: {self._decoded}{of} frames "
                 "could be used"
@@ -338,15 +355,17 @@ class VideoStream:
         return DecodeReport(self._decoded, expected, self._corrupt, truncated, message, lost)
 
     def _is_truncated(self) -> bool:
+        missing = (self._duration or 0) / 1e6 - float(self._end)
         if self._family == "mov" and self._announced is not None:
-            return self._packets < self._announced
-        announced = (self._duration or 0) / 1e6
+            # What an edit list hides at the beginning is not missing.
+            return self._packets < self._announced and missing > 0.5 / self._fps
         if self._family == "avi" and self._announced and self._stream.time_base:
-            announced = float(self._announced * self._stream.time_base)  # FFmpeg shortens its duration
+            missing = float(
+                self._announced * self._stream.time_base - self._end
+            )  # FFmpeg shortens its duration
         elif self._family == "other":
             return False  # FFmpeg estimates the duration, for example from the bit rate
         # The announced duration is rounded, and includes padding of the sound's last packet.
-        missing = announced - float(self._end)
         return missing > 0.25 + 2 / self._fps
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from avsal.errors import AvsalError
+from avsal.errors import AvsalError, nearest
 
 #: command -> (one line of help, module with add_arguments and main)
 COMMANDS = {
@@ -75,9 +75,7 @@ def _run(words: list[str]) -> int:
         sys.argv = [sys.argv[0], *words]
         return lightning_main()
     if command not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(command, [*COMMANDS, *LIGHTNING], 1)
+        near = nearest(command, [*COMMANDS, *LIGHTNING])
         hint = f" Did you mean `{near[0]}`?" if near else ""
         print(f"error: there is no command {command!r}.{hint}\n\n{_help()}", file=sys.stderr)
         return 2

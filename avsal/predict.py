@@ -7,10 +7,11 @@ that is there is whole, and a killed run leaves nothing that looks finished.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -192,17 +193,36 @@ def expand(inputs: Sequence[str]) -> list[Path]:
 def result_folders(paths: Iterable[Path], out: Path) -> dict[Path, Path]:
     """Return every input's own folder below `out`.
 
-    It has the input's stem as its name; inputs that would share it take their whole name, then the names of
-    as many folders above them as it takes.
+    It is called by the input's stem. Where that folder holds the result of another file that is still there, or
+    an input before it has that stem, a mark made of the input's own path is added: what an input was once
+    called it keeps, whatever else is predicted with it.
     """
-    names = {path: path.stem or "_" for path in paths}
-    depth = 0
-    while shared := [path for path, name in names.items() if Counter(names.values())[name] > 1]:
-        depth += 1
-        for number, path in enumerate(shared, 1):
-            parts = path.resolve().parts[1:]
-            names[path] = "_".join(parts[-depth:]) + (f"_{number}" if depth > len(parts) else "")
-    return {path: out / name for path, name in names.items()}
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        place = path.resolve()
+        mark = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
+        plain, own = out / (path.stem or "_"), out / f"{path.stem or '_'}-{mark}"
+        taken = plain in folders.values() or _holds_another(plain, place)
+        folders[path] = own if taken or own.exists() else plain
+    return folders
+
+
+def _holds_another(folder: Path, place: Path) -> bool:
+    """Say whether a folder holds the result of another file than the one at `place`, which was not moved there."""
+    there = _summary(folder).get("source")
+    if not isinstance(there, dict):
+        return False
+    if "path" not in there:  # of an older version
+        return there.get("name") != place.name
+    return there["path"] != str(place) and Path(there["path"]).is_file()
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fingerprint(checkpoint: str) -> str | None:
@@ -260,17 +280,15 @@ def _check_correlation(module: SaliencyModule, settings: Settings) -> None:
 
 def _kept(path: Path, folder: Path, settings: Settings) -> bool:
     """Say whether a folder holds a complete result of the same file and settings."""
-    try:
-        there = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):
-        return False
-    wanted = json.loads(json.dumps({"source": _source(path), "settings": asdict(settings)}))
-    return isinstance(there, dict) and all(there.get(key) == value for key, value in wanted.items())
+    there, source = _summary(folder), _source(path)
+    was = there.get("source")
+    same = isinstance(was, dict) and all(was.get(key) == source[key] for key in ("name", "bytes"))
+    return same and there.get("settings") == json.loads(json.dumps(asdict(settings)))
 
 
 def _source(path: Path) -> dict[str, Any]:
     size = path.stat().st_size if path.is_file() else None
-    return {"name": path.name, "bytes": size}
+    return {"name": path.name, "bytes": size, "path": str(path.resolve())}
 
 
 def predict_files(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
@@ -10,19 +9,27 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import lightning.pytorch.callbacks
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from avsal.errors import ConfigError, DataError, WeightsError
+from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
 from avsal.files import cache_folder, writing
 from avsal.models.base import SaliencyModule, model_name
 from avsal.nn.state import make_room
@@ -87,8 +94,7 @@ def check_config_file(path: Path) -> None:
     for key, value in content.items():
         name = str(key).removesuffix("+")
         if name not in TOP_KEYS:
-            near = difflib.get_close_matches(name, TOP_KEYS, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, TOP_KEYS)
             raise ConfigError(f"{path}: unknown key {key!r}.{hint} Known keys: {', '.join(TOP_KEYS)}.")
         if isinstance(value, Mapping) and not value:
             raise ConfigError(f"{path}: {key!r} is empty; give it a value or remove the line.")
@@ -241,6 +247,10 @@ class AvsalCLI(LightningCLI):
         """Resolve `last`, refuse a checkpoint of another model or configuration, and fill the model from others."""
         if self.subcommand is None:
             return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            # A run that ends before its first validation has no value to look at.
+            if isinstance(callback, EarlyStopping) and callback.monitor.startswith("val/"):
+                callback._check_on_train_epoch_end = callback._check_on_train_epoch_end or False
         config, training = self.config_init[self.subcommand], self.subcommand == "fit"
         source = str(config.get("ckpt_path") or "")
         if source == "last":
@@ -528,7 +538,7 @@ def main(argv: ArgsType = None) -> int:
             load_from_checkpoint_support=False,
         )
     except ArgumentError as error:
-        raise ConfigError(_shortened(str(error))) from None
+        raise ConfigError(_one_line(str(error)) or _shortened(str(error))) from None
     return 0
 
 
@@ -540,3 +550,41 @@ def _shortened(message: str, lines: int = 12) -> str:
     return (
         "\n".join(kept[-lines:]) + "\nSee `avsal fit --help` for every option, and examples/ for whole files."
     )
+
+
+def _one_line(message: str) -> str | None:
+    """Return what the parser says about a name or a value in one line, with what was probably meant."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    if found := re.search(r"(?:does not accept option '|unrecognized arguments: (?:--)?)([\w.+-]+)", message):
+        name = found[1]
+        section, _, rest = name.partition(".")
+        known = {"": TOP_KEYS, "trainer": _arguments_of(L.Trainer)}.get(section if rest else "", ())
+        return f"There is no option {name!r}." + (
+            did_you_mean(rest, known).replace("'", f"'{section}.", 1) if rest else did_you_mean(name, known)
+        )
+    if found := re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", message):
+        cls, name = found[1], found[2]
+        place = f"{keys[0]}: " if keys else ""
+        if "." in name:  # a misspelt class_path or init_args
+            name = name.split(".")[0]
+            return f"{place}unknown key {name!r}.{did_you_mean(name, ('class_path', 'init_args'))}"
+        known = _arguments_of(getattr(import_module(cls.rpartition(".")[0]), cls.rpartition(".")[2]))
+        return f"{place}{cls.rpartition('.')[2]} takes no argument {name!r}.{did_you_mean(name, known)}"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        hint = did_you_mean(found[2], dir(import_module(found[1])))
+        return f"{keys[0] if keys else 'class_path'}: {found[1]} has no {found[2]!r}.{hint}"
+    if found := re.search(r"Expected a dot import path string: (\w+)", message):
+        hint = did_you_mean(found[1], dir(lightning.pytorch.callbacks) if "callback" in keys[0] else ())
+        return f"{keys[0]}: there is no class {found[1]!r}.{hint}"
+    if found := re.search(r"Expected a ([^\n]*?)\. Got value: ([^\n]*)", message):
+        return f"{' '.join(keys)}: expected {found[1].removeprefix('typing.')}, got {found[2]!r}."
+    return None
+
+
+def _arguments_of(cls: Any) -> list[str]:
+    """Return the names of a class's constructor arguments, those that go on to its bases too."""
+    found: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            found |= dict.fromkeys(inspect.signature(base.__init__).parameters)
+    return [name for name in found if name not in ("self", "args", "kwargs", "options")]

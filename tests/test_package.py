@@ -164,3 +164,44 @@ def test_public_names_are_there(room: str) -> None:
     assert set(module.__all__) <= set(dir(module))
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = module.no_such_name
+
+
+def test_the_public_names_are_complete() -> None:
+    """`dir(avsal)` names every model's and every data set's class, and nothing that is not there."""
+    models = {import_module(f"avsal.models.{name}").MODULE.__name__ for name in avsal.list_models()}
+    modules = {name for name in dir(avsal.data) if name.endswith("DataModule")}
+    assert models | modules | {"from_pretrained", "predict_video", "AvsalError", "__version__"} <= set(
+        dir(avsal)
+    )
+    assert all(getattr(avsal, name) is not None for name in dir(avsal))
+
+
+def test_mypy_knows_every_public_name_and_refuses_others(tmp_path: Path) -> None:
+    rooms = ("avsal", "avsal.data", "avsal.zoo", "avsal.metrics")
+    names = [f"{room}.{name}" for room in rooms for name in import_module(room).__all__]
+    wrong = ["avsal.from_pretrainde", "avsal.data.FolderDataModul", "avsal.zoo.publsh", "avsal.metrics.ns"]
+    calls = ["avsal.create_model('stavis').spec.framse", "avsal.list_checkpoints(modle='stavis')"]
+    (tmp_path / "user.py").write_text(
+        "\n".join(
+            [*(f"import {room}" for room in rooms), *(f"reveal_type({n})" for n in [*names, *wrong]), *calls]
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "--ignore-missing-imports", "user.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=600,
+    )  # fmt: skip
+    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert len(revealed) == len(names) + len(wrong), done.stdout + done.stderr
+    unknown = [n for n, kind in zip([*names, *wrong], revealed, strict=True) if kind == "Any"]
+    assert unknown == wrong
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(errors) == len(wrong) + len(calls), errors
+
+
+def test_python_dash_m_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "avsal", "--version"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"avsal {avsal.__version__}\n"

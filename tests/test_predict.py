@@ -246,9 +246,39 @@ def test_a_folder_that_is_no_result_is_left_alone(run: Run, clip: Path, tmp_path
 
 def test_inputs_that_share_a_name_get_folders_of_their_own(tmp_path: Path) -> None:
     paths = [Path(p) for p in ("a/clip.mp4", "b/clip.mp4", "b/clip.mkv", "c/clip.mp4.avi", "other.mp4")]
-    names = [folder.name for folder in result_folders(paths, tmp_path).values()]
-    assert names == ["a_clip.mp4", "b_clip.mp4", "clip.mkv", "c_clip.mp4.avi", "other"]
-    assert len(set(result_folders([Path("x/a_b.mp4"), Path("x_a/b.mp4")], tmp_path).values())) == 2
+    folders = result_folders(paths, tmp_path)
+    names = [folder.name for folder in folders.values()]
+    assert len(set(names)) == len(names)
+    assert (names[0], names[3], names[4]) == ("clip", "clip.mp4", "other")
+    assert all(name.startswith("clip-") for name in names[1:3])
+    # What is added to a stem follows from the input alone.
+    assert result_folders([paths[0], paths[2], paths[1]], tmp_path)[paths[1]] == folders[paths[1]]
+
+
+def test_an_input_keeps_its_folder_whatever_is_predicted_with_it(
+    run: Run, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = [tmp_path / name / "clip.mp4" for name in ("a", "b")]
+    for number, path in enumerate(same):
+        path.parent.mkdir()
+        write_clip(path, frames=4 + number, fps=25)
+    out = tmp_path / "out"
+    assert run(same[0]) == 0
+    first = (out / "clip" / "summary.json").read_bytes()
+    assert run(same[1], same[0]) == 0  # the newcomer first: it does not take the other's folder
+    assert "clip: already there" in capsys.readouterr().out
+    (second,) = out.glob("clip-*")
+    assert summary_of(second)["frames"] == 5
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for inputs in ([same[0]], [same[1]], same, [clip, *same]):
+        assert run(*inputs) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(out.iterdir())) == 3
+    assert run(same[1], "--overwrite") == 0  # its own result, nobody else's
+    assert (out / "clip" / "summary.json").read_bytes() == first
+    same[0].rename(tmp_path / "clip.mp4.moved")  # a file that is gone leaves its folder to its successor
+    assert run(same[1], "--overwrite") == 0
+    assert (out / "clip" / "summary.json").read_bytes() == first
 
 
 def test_folders_are_searched_and_files_named_twice_run_once(run: Run, tmp_path: Path) -> None:

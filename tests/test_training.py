@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import avsal
 from avsal import cli
@@ -265,6 +266,43 @@ def test_a_wrong_configuration_file_is_refused_by_name(tmp_path: Path, text: str
     with pytest.raises(ConfigError, match=says) as caught:
         check_config_file(path)
     assert "typo.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("--model.init_args.widht=1", "STAViSModule takes no argument 'widht'. Did you mean 'width'?"),
+        ("--data.init_args.clps=1", "SynthAVDataModule takes no argument 'clps'. Did you mean 'clips'?"),
+        ("--data.init_args.bacth_size=1", "no argument 'bacth_size'. Did you mean 'batch_size'?"),
+        ("--trainer.max_epoch=1", "no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        ("--ckptpath=x", "no option 'ckptpath'. Did you mean 'ckpt_path'?"),
+        ("trainer: {max_epoch: 1}", "no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        ("model: {class_path: avsal.STAViSModul}", "avsal has no 'STAViSModul'. Did you mean 'STAViSModule'?"),
+        ("model: {class_path: avsal.STAViSModule, init_arg: {width: 8}}", "Did you mean 'init_args'?"),
+        ("trainer: {callbacks: [{class_path: EarlyStoppin}]}", "'EarlyStoppin'. Did you mean 'EarlyStopping'?"),
+        ("trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: a}}]}", "Did you mean 'monitor'?"),
+        ("--model.init_args.fusion=1", "expected Literal["),
+        ("--data.init_args.clips=x", "data clips: expected <class 'int'>, got 'x'."),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_is_told_in_one_line_with_the_right_one(
+    files: list[str], tmp_path: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [text]
+    if not text.startswith("--"):
+        (tmp_path / "typo.yaml").write_text(text)
+        words = ["-c", "typo.yaml"]
+    assert cli.main(["fit", *files, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_a_run_that_ends_before_its_first_validation_needs_no_value_to_stop_by(
+    files: list[str], tmp_path: Path
+) -> None:
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}
+    (tmp_path / "stop.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stop]}}))
+    assert cli.main(["fit", *files, "-c", "stop.yaml", "--trainer.max_steps=1"]) == 0
 
 
 @pytest.mark.parametrize(

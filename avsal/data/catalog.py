@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from avsal.errors import DataError
+from avsal.errors import DataError, did_you_mean, plain
 
 _STAVIS = "http://cvsp.cs.ntua.gr/research/stavis/data"
 _STAVIS_NOTE = (
@@ -328,6 +327,43 @@ ENTRIES = (
         hub="ANDRYHA/CrowdSAL",
     ),
     Entry(
+        "ego4d",
+        "Ego4D, gaze",
+        "Ego4DGazeDataModule",
+        "27 social videos of head-mounted cameras with gaze, 30 fps; 15,310 training and 5,202 test segments",
+        "yes",
+        "Ego4D licence agreement",
+        "https://ego4d-data.org/docs/data/gaze/",
+        (
+            "Sign the licence agreement at https://ego4ddataset.com and wait for the access keys.",
+            'Fetch the videos and the gaze: pip install ego4d, then ego4d --output_directory="DIR" --datasets '
+            "full_scale gaze --benchmarks av (see the page for the universe of gaze videos).",
+            "Put CSTS's lists train_ego4d_gaze.csv and test_ego4d_gaze.csv into the folder (or give lists=).",
+        ),
+        "full_scale.gaze/<uid>.mp4 (or full_scale/), gaze/<uid>.csv, missing_audio/<uid>.wav,\n"
+        "{train,test}_ego4d_gaze.csv\n"
+        "(or CSTS's pre-processed clips.gaze/, gaze_frame_label/, clips.audio_24kHz/)",
+        "Grauman et al., Ego4D: around the world in 3,000 hours of egocentric video, 2022",
+    ),
+    Entry(
+        "aria",
+        "Aria Everyday Activities, gaze",
+        "AriaGazeDataModule",
+        "143 recordings of Project Aria glasses with gaze, 20 fps; 10,456 training and 2,901 test segments",
+        "yes",
+        "Aria Everyday Activities licence agreement",
+        "https://www.projectaria.com/datasets/aea/",
+        (
+            "Accept the licence agreement on the page and take the download links file that it gives.",
+            "Fetch recording.vrs and mps/eye_gaze of every recording with projectaria_tools' aria_dataset_downloader; "
+            "reading them needs pip install 'avsal[aria]'.",
+            "Put CSTS's {train,test}_aria_gaze.csv and aria_video_ids_matching.xlsx into the folder.",
+        ),
+        "<recording>/recording.vrs, <recording>/mps/eye_gaze/general_eye_gaze.csv, {train,test}_aria_gaze.csv\n"
+        "(or CSTS's pre-processed clips/, gaze_frame_label/, clips.audio_24kHz/)",
+        "Lv et al., Aria Everyday Activities dataset, 2024",
+    ),
+    Entry(
         "folder",
         "your own videos",
         "FolderDataModule",
@@ -348,9 +384,8 @@ def entry(name: str) -> Entry:
     Raises:
         DataError: there is none of this name; the nearest one is named.
     """
-    by_name = {e.name: e for e in ENTRIES}
-    if name not in by_name:
-        near = difflib.get_close_matches(name, by_name, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{name!r} is no data set.{hint} Known: {', '.join(by_name)}.")
-    return by_name[name]
+    by_name = {plain(known): e for e in ENTRIES for known in (e.title, e.name)}
+    if plain(name) not in by_name:
+        known = [e.name for e in ENTRIES]
+        raise DataError(f"{name!r} is no data set.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return by_name[plain(name)]

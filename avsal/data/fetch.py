@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from avsal.data.catalog import Entry
 from avsal.downloads import download, extract
-from avsal.errors import DataError
-from avsal.files import read_json, sha256_of, write_json
+from avsal.errors import AvsalError, DataError
+from avsal.files import read_json, redact, sha256_of, write_json
 
 
 def fetch(
@@ -75,7 +75,6 @@ def _fetch_hub(
     entry: Entry, out: Path, split: str | None, most: int | None, say: Callable[[str], None]
 ) -> None:
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert entry.hub is not None
     try:
@@ -91,11 +90,17 @@ def _fetch_hub(
                 names = listed_names(path, split, most)
             if name.endswith(".zip"):
                 extract(path, out / Path(name).parent, wanted_member(names))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except AvsalError:
+        raise
+    except Exception as error:  # whichever HTTP library the Hub's client uses, its errors mean the same
         raise DataError(
-            f"{entry.hub} cannot be fetched from the Hub ({error}). What arrived is kept: run the command again "
-            "to go on."
-        ) from error
+            f"{entry.hub} cannot be fetched from the Hub ({type(error).__name__}: {_first_line(error)}). Look at the "
+            "connection (HTTPS_PROXY, HF_HUB_OFFLINE). What arrived is kept: run the command again to go on."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return redact(next(iter(str(error).strip().splitlines()), ""))
 
 
 def choose_hub_files(files: list[str], split: str | None, most: int | None) -> list[str]:

@@ -40,6 +40,7 @@ from avsal.metrics.inputs import (
     Maps,
     MetricInputError,
     Points,
+    as_tensor,
     ascending,
     fixation_points,
 )
@@ -83,6 +84,7 @@ def _choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _pair(pred: Tensor, density: Tensor, name: str = "density") -> tuple[Maps, Maps]:
+    pred, density = as_tensor(pred, "pred"), as_tensor(density, name)
     p, q = Maps(pred), Maps(density, name)
     if p.lead != q.lead:
         raise MetricInputError(

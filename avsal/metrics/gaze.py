@@ -19,7 +19,7 @@ from avsal.metrics.egocentric import (
     gaze_thresholds,
     rescale_gaze,
 )
-from avsal.metrics.inputs import MetricInputError
+from avsal.metrics.inputs import MetricInputError, as_tensor
 
 
 class GazeMetrics(Metric):
@@ -106,6 +106,12 @@ class GazeMetrics(Metric):
         Raises:
             MetricInputError: for shapes that do not fit or NaN predictions.
         """
+        pred, target = as_tensor(pred, "pred"), as_tensor(target, "target")
+        gaze_type = None if gaze_type is None else as_tensor(gaze_type, "gaze_type")
+        gaze = None if gaze is None else as_tensor(gaze, "gaze")
+        labelled = None if labelled is None else as_tensor(labelled, "labelled")
+        video_id = as_tensor(video_id, "video_id", whole=True)
+        frame = None if frame is None else as_tensor(frame, "frame", whole=True)
         if pred.ndim != 4 or target.shape != pred.shape:
             raise MetricInputError(
                 f"pred is {tuple(pred.shape)}, target {tuple(target.shape)}; both are (B, T_out, h, w) on one grid."
@@ -116,7 +122,11 @@ class GazeMetrics(Metric):
         maps = rescale_gaze(pred.detach()) if self.rescale else pred.detach()
         counts = gaze_counts(maps, target, self.levels, positive=self.positive)
         rows = torch.cat((counts.hits, counts.predicted, counts.positives.unsqueeze(-1)), -1).int()
-        video = torch.as_tensor(video_id, dtype=torch.int64).cpu().expand(clips)
+        if video_id.numel() not in (1, clips):
+            raise MetricInputError(
+                f"video_id is {tuple(video_id.shape)}; it is one number for each of {clips} clips."
+            )
+        video = video_id.to("cpu", torch.int64).reshape(-1).expand(clips)
         if frame is None:
             seen = _join(self._keys).cpu()
             start = int(seen[:, 1].max()) + 1 if len(seen) else 0

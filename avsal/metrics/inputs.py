@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,37 @@ _PASS = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 class MetricInputError(AvsalError, ValueError):
     """Maps, fixations or options that a metric cannot score."""
+
+
+def as_tensor(value: Any, name: str, *, whole: bool = False) -> Tensor:
+    """Return a tensor, or a NumPy array, a number or lists of numbers as one.
+
+    Args:
+        value: what was given.
+        name: how error messages call it.
+        whole: whether it must hold whole numbers, such as those of videos and frames.
+
+    Raises:
+        MetricInputError: it holds no (whole) numbers.
+    """
+    if not isinstance(value, Tensor):
+        import numpy as np
+
+        try:
+            array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
+            native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+            value = torch.from_numpy(native) if native.dtype.kind in "biuf" else None
+        except (TypeError, ValueError):
+            value = None
+    if value is None or (
+        whole and (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    ):
+        raise MetricInputError(
+            f"{name} holds no numbers; give a tensor or a NumPy array."
+            if not whole
+            else f"{name} holds no whole numbers; number the videos and frames (names go to per_video(names=…))."
+        )
+    return cast("Tensor", value)
 
 
 def ascending(values: Tensor) -> Tensor:
@@ -53,6 +84,7 @@ class Maps:
     """
 
     def __init__(self, maps: Tensor, name: str = "pred", *, check: bool = True) -> None:
+        maps = as_tensor(maps, name)
         if maps.ndim < 2 or 0 in maps.shape[-2:]:
             raise MetricInputError(
                 f"{name} has the shape {tuple(maps.shape)}; maps are (..., H, W) with at least one pixel."
@@ -280,6 +312,7 @@ class Points:
     def __init__(
         self, points: Tensor, maps: Maps, name: str = "fixations", *, duplicates: bool = False
     ) -> None:
+        points = as_tensor(points, name)
         if points.ndim < 2 or points.shape[-1] != 2 or points.shape[:-2] != maps.lead:
             raise MetricInputError(
                 f"{name} has the shape {tuple(points.shape)}; for maps of shape {(*maps.lead, *maps.size)}"
@@ -346,6 +379,7 @@ def fixation_points(maps: Tensor) -> Tensor:
     Returns:
         (..., N, 2) int64 (row, column), padded with -1 to the largest number N in the batch.
     """
+    maps = as_tensor(maps, "maps")
     flat = maps.reshape(-1, maps.shape[-2] * maps.shape[-1]) != 0
     most = int(flat.sum(-1).amax()) if flat.numel() else 0
     frame, pixel = flat.nonzero(as_tuple=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from avsal.metrics.conventions import CARD, METRICS, Conventions, Frames, Preset
-from avsal.metrics.inputs import Maps, MetricInputError
+from avsal.metrics.inputs import Maps, MetricInputError, as_tensor
 from avsal.metrics.resize import postprocess, resize_maps
 
 #: Pixels that are scored at once, which bounds the memory for resized maps.
@@ -100,7 +100,8 @@ class SaliencyMetrics(Metric):
         """Score a batch of frames.
 
         Args:
-            pred: (B, T_out, h, w) or (B, h, w) predictions, resized here to the ground truth's grid.
+            pred: (B, T_out, h, w) or (B, h, w) predictions, resized here to the ground truth's grid. Here and below,
+                NumPy arrays serve as well as tensors.
             density: the same with the ground truth's (H, W); None if there is none.
             fixations: (B, T_out, N, 2) or (B, N, 2) int64 (row, column), padded with -1; None if there are
                 none.
@@ -114,6 +115,11 @@ class SaliencyMetrics(Metric):
             MetricInputError: for shapes that do not fit, fixations outside the map, or NaN predictions with
                 nan="raise".
         """
+        pred = as_tensor(pred, "pred")
+        density = None if density is None else as_tensor(density, "density")
+        fixations = None if fixations is None else as_tensor(fixations, "fixations")
+        negatives = None if negatives is None else as_tensor(negatives, "negatives")
+        labelled = None if labelled is None else as_tensor(labelled, "labelled")
         if pred.ndim not in (3, 4):
             raise MetricInputError(
                 f"pred has the shape {tuple(pred.shape)}; it is (B, T, h, w) or (B, h, w)."
@@ -314,10 +320,10 @@ class SaliencyMetrics(Metric):
     def _identify(
         self, lead: torch.Size, video_id: Tensor | int, frame: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
-        video = torch.as_tensor(video_id, dtype=torch.int64).cpu()
-        video = _expand(video, lead, "video_id")
+        video = _expand(as_tensor(video_id, "video_id", whole=True).to("cpu", torch.int64), lead, "video_id")
         if frame is not None:
-            return video, _expand(torch.as_tensor(frame, dtype=torch.int64).cpu(), lead, "frame")
+            numbers = as_tensor(frame, "frame", whole=True).to("cpu", torch.int64)
+            return video, _expand(numbers, lead, "frame")
         seen = _join(self._keys).cpu()
         index = torch.zeros_like(video)
         for one in video.unique():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avsal.errors import ConfigError
 from avsal.report.measured import Board, Entry, board, shown
 from avsal.report.published import LABELS
 from avsal.report.statistics import gaze_f1, paired
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         for e in entries().values()
         if any(s.kind == "packaged" for s in e.sources) and any(d.startswith("SynthAV") for d in e.data)
     ]
+    _enough(args.clips)
     if args.dry_run:
         for entry in shipped:
             print(f"{entry.name}: {entry.task}, {entry.model}")
@@ -75,6 +78,27 @@ def run(args: argparse.Namespace) -> int:
     for note in found.notes:
         print(note, file=sys.stderr)
     return 1 if found.notes else 0
+
+
+def _enough(clips: int) -> None:
+    """Refuse, before anything runs, so few clips that a condition has no second test clip to swap its sound with.
+
+    Raises:
+        ConfigError: names the least number.
+    """
+    from avsal.data.synthetic import SynthSpec
+
+    def least(number: int) -> int:
+        spec = SynthSpec(clips=number)
+        tested = Counter(condition for condition, _, _, split in spec.plan() if split == "test")
+        return min(tested[condition] for condition in spec.conditions)
+
+    if least(clips) < 2:
+        enough = next(number for number in range(clips, clips + 1000) if least(number) >= 2)
+        raise ConfigError(
+            f"--clips {clips}: every condition needs two test clips, whose sound is swapped; at least {enough} clips "
+            "are needed."
+        )
 
 
 def measure(shipped: Sequence[Checkpoint], args: argparse.Namespace, stride: int) -> list[Path]:

@@ -6,7 +6,6 @@ ship with the package. `register` adds names from another file; a registry can n
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from avsal.errors import ConfigError, WeightsError
+from avsal.errors import ConfigError, WeightsError, nearest, plain
 
 Task = Literal["saliency", "gaze-anticipation", "gaze-estimation", "backbone"]
 Status = Literal["shipped", "published", "released", "unverified", "manual", "gone"]
@@ -387,12 +386,24 @@ def find(name: str) -> Checkpoint:
     known = entries()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    near = _similar(name)
     raise WeightsError(
         f"No checkpoint is called {name!r}. "
         + (f"Similar names: {', '.join(near)}. " if near else "")
         + "`avsal zoo list` shows all names. A file is given by its path, a Hub repository as user/name."
     )
+
+
+def _similar(name: str) -> list[str]:
+    """Return up to four names for a wrong one: checkpoints of that model, names that hold it, then the nearest."""
+    word, known = plain(name), entries()
+    models = sorted(
+        (n for n, e in known.items() if not e.is_backbone), key=lambda n: known[n].status != "shipped"
+    )
+    wanted = {word, *map(plain, nearest(name, {known[n].model for n in models}))}
+    of_model = [n for n in models if plain(known[n].model) in wanted]
+    holding = [n for n in (*models, *known) if word and word in plain(n)]
+    return list(dict.fromkeys([*of_model, *holding, *nearest(name, models, 4), *nearest(name, known, 4)]))[:4]
 
 
 class CheckpointList(Mapping[str, Checkpoint]):
@@ -423,7 +434,8 @@ def list_checkpoints(
 
     Args:
         model: only this model's, such as "stavis".
-        data: only those trained on, or with numbers for, this data set, such as "DIEM" (any case).
+        data: only those trained on, or with numbers for, this data set, such as "DIEM".
+            Names match without regard to case and hyphens.
         task: "saliency", "gaze-anticipation", "gaze-estimation" or "backbone".
         recommended: only those that avsal recommends for a job (`recommended_for`).
     """
@@ -432,9 +444,9 @@ def list_checkpoints(
         sets = {*entry.data, *(scores.data for scores in (*entry.published, *entry.measured))}
         return (
             (not recommended or entry.recommended_for is not None)
-            and (model is None or entry.model == model)
-            and (task is None or entry.task == task)
-            and (data is None or data.casefold() in {name.casefold() for name in sets})
+            and (model is None or plain(entry.model) == plain(model))
+            and (task is None or plain(entry.task) == plain(task))
+            and (data is None or plain(data) in {plain(name) for name in sets})
         )
 
     return CheckpointList({name: entry for name, entry in entries().items() if fits(entry)})

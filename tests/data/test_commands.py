@@ -301,3 +301,29 @@ def test_only_the_videos_asked_for_are_unpacked(tmp_path):
             archive.writestr(name, "[]")
     made = extract(tmp_path / "FixationsTest.zip", tmp_path / "out", wanted_member(names))
     assert [p.relative_to(tmp_path / "out").as_posix() for p in made] == ["b/fixations.json"]
+
+
+@pytest.mark.parametrize("name", ["ego4d", "aria", "Ego4D", "HEVC-33", "coutrot_db1"])
+def test_info_knows_every_set_by_any_spelling(name, capsys):
+    assert main(["data", "info", name]) == 0
+    assert "steps" in capsys.readouterr().out
+
+
+def test_every_module_that_reads_a_set_is_listed():
+    read = {name for name in avsal.data.__all__ if name.endswith("DataModule")}
+    assert read - {"SaliencyDataModule", "LayoutDataModule"} == {entry.module for entry in ENTRIES}
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_fetching_without_the_internet_is_one_line(tmp_path, monkeypatch, capsys, offline):
+    import huggingface_hub.constants
+
+    if offline:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main(["data", "fetch", "crowdsal", "--out", str(tmp_path / "x"), "--max-videos", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "ANDRYHA/CrowdSAL" in line
+    assert "run the command again" in line

@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from avsal.metrics import SaliencyMetrics, ShuffledAUC, fold_mean, functional, video_negatives
+from avsal.metrics import (
+    GazeMetrics,
+    SaliencyMetrics,
+    ShuffledAUC,
+    cc,
+    fold_mean,
+    functional,
+    nss,
+    video_negatives,
+)
 from avsal.metrics.inputs import MetricInputError
 
 ALL = ("cc", "nss", "auc_judd", "sauc", "sim", "kl", "auc_borji")
@@ -241,3 +251,46 @@ def test_plot_shows_every_video(tmp_path: Path) -> None:
     assert [len(a.lines[0].get_xdata()) for a in axes.flat] == [3] * len(ALL)
     figure.savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_numpy_arrays_and_lists_score_as_tensors() -> None:
+    random = np.random.default_rng(0)
+    pred, density = random.random((3, 8, 9)), random.random((3, 8, 9)).astype(np.float32)
+    points = np.stack([random.integers(0, 8, (3, 4)), random.integers(0, 9, (3, 4))], -1)
+    one, other = SaliencyMetrics(("cc", "nss")), SaliencyMetrics(("cc", "nss"))
+    one.update(
+        pred, density, points, video_id=np.array([0, 0, 1]), frame=[0, 1, 0], labelled=[True, True, True]
+    )
+    other.update(torch.from_numpy(pred), torch.from_numpy(density), torch.from_numpy(points),
+                 video_id=torch.tensor([0, 0, 1]), frame=torch.tensor([0, 1, 0]))  # fmt: skip
+    assert one.compute() == other.compute()
+    assert float(nss(pred, points).mean()) == pytest.approx(
+        float(nss(*map(torch.from_numpy, (pred, points))).mean())
+    )
+    flipped = pred[:, ::-1]  # negative strides
+    assert torch.equal(cc(flipped, density), cc(flipped.copy(), density))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"video_id": "concert"}, "video_id holds no whole numbers"),
+        ({"video_id": ["a", "b"]}, "video_id holds no whole numbers"),
+        ({"video_id": 0.5}, "video_id holds no whole numbers"),
+        ({"frame": "first"}, "frame holds no whole numbers"),
+        ({"pred": "a.png"}, "pred holds no numbers"),
+        ({"pred": [[1, 2], [3]]}, "pred holds no numbers"),
+        ({"density": object()}, "density holds no numbers"),
+        ({"fixations": np.array([["1", "2"]])}, "fixations holds no numbers"),
+        ({"labelled": "yes"}, "labelled holds no numbers"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused_by_name(change: dict, says: str) -> None:
+    given = {"pred": torch.rand(2, 4, 5), "density": torch.rand(2, 4, 5)}
+    with pytest.raises(MetricInputError, match=says):
+        SaliencyMetrics(("cc",)).update(**{**given, **change})
+    if "fixations" not in change:
+        given = {"pred": torch.rand(2, 1, 4, 5), "target": torch.rand(2, 1, 4, 5)}
+        names = {"density": "target"}
+        with pytest.raises(MetricInputError, match=says.replace("density", "target")):
+            GazeMetrics().update(**{**given, **{names.get(k, k): v for k, v in change.items()}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,17 @@ def test_swapped_sound_alone_has_nothing_to_be_compared_with(tmp_path: Path) -> 
     found = board(write(tmp_path, gaze("tiny", 0.6, 0, sound="swapped")))
     table = next(t for t in synthav_tables(found) if "each moment" in t.title)
     assert [row[0].text for row in table.rows] == ["tiny, sound swapped"]
+
+
+@pytest.mark.parametrize("words", [["--clips", "12"], ["--clips", "1", "--dry-run"]])
+def test_too_few_clips_are_refused_before_anything_runs(words, tmp_path, monkeypatch, capsys):
+    from avsal import cli
+
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["reproduce", "synthav", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "two test clips" in line
+    least = re.search(r"at least (\d+) clips", line)
+    assert least is not None
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(["reproduce", "synthav", "--clips", least[1], "--dry-run"]) == 0

@@ -175,3 +175,35 @@ def test_the_table_of_the_command_line_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(json.loads(done.stdout)) == set(read_registry(registry_path()).checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("stavis", "stavis"),
+        ("STAViS", "stavis"),
+        ("stavsi", "stavis"),
+        ("caspnet", "caspnet"),
+        ("mspi-s3", "mspi"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_checkpoints_of_that_model(name, expected):
+    with pytest.raises(WeightsError) as raised:
+        registry.find(name)
+    near = str(raised.value).split("Similar names: ")[1].split(". `")[0].split(", ")
+    assert registry.find(near[0]).model == expected
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    for wrong, right in (("stavis-tiny-synthv", "stavis-tiny-synthav"), ("vgish", "vggish")):
+        with pytest.raises(WeightsError, match=f"Similar names: .*{right}"):
+            registry.find(wrong)
+
+
+def test_data_sets_and_models_match_without_regard_to_case_and_hyphens():
+    for word in ("hevc33", "HEVC-33", "hevc_33"):
+        assert "stavis-tiny-visual-hevc33" in registry.list_checkpoints(data=word)
+    assert (
+        registry.list_checkpoints(model="STAViS").keys() == registry.list_checkpoints(model="stavis").keys()
+    )
+    assert list(registry.list_checkpoints(task="Gaze Anticipation"))

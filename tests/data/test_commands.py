@@ -303,7 +303,7 @@ def test_only_the_videos_asked_for_are_unpacked(tmp_path):
     assert [p.relative_to(tmp_path / "out").as_posix() for p in made] == ["b/fixations.json"]
 
 
-@pytest.mark.parametrize("name", ["ego4d", "aria", "Ego4D", "HEVC-33", "coutrot_db1"])
+@pytest.mark.parametrize("name", ["ego4d", "aria", "Ego4D", "HEVC-33", "Coutrot database 1"])
 def test_info_knows_every_set_by_any_spelling(name, capsys):
     assert main(["data", "info", name]) == 0
     assert "steps" in capsys.readouterr().out

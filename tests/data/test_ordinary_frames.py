@@ -147,6 +147,13 @@ def mit1003(root: Path) -> None:
         save(root / "ALLFIXATIONMAPS" / f"i{k}_fixMap.jpg", density())
 
 
+def photos(root: Path) -> None:
+    for k in range(30):
+        save(root / "own" / "images" / f"i{k}.jpg", picture(k, *SIZE))
+    rows = [f"i{k},0,{n},{c / WIDTH},{r / HEIGHT}" for k in range(30) for n, (r, c) in enumerate(points(k))]
+    (root / "own" / "fixations.csv").write_text("\n".join(["image,observer,order,x,y", *rows]))
+
+
 def crowd(root: Path) -> None:
     """AViMoS, NTIRE 2026 and CrowdSAL in one folder."""
     for name, part in (("a", "Train"), ("b", "Train"), ("c", "Test")):
@@ -185,11 +192,12 @@ MINIATURES: dict[str, Callable[[Path], None]] = {
     "HEVC33DataModule": database, "FindWhoDataModule": database, "MVVADataModule": database,
     "LEDOVDataModule": database, "DHF1KDataModule": dhf1k, "Hollywood2DataModule": clip_folders,
     "UCFSportsDataModule": clip_folders, "SALICONDataModule": salicon, "MIT1003DataModule": mit1003,
-    "AViMoSDataModule": crowd, "NTIRE2026DataModule": crowd, "CrowdSALDataModule": crowd,
+    "PhotosDataModule": photos, "AViMoSDataModule": crowd, "NTIRE2026DataModule": crowd, "CrowdSALDataModule": crowd,
     "Ego4DGazeDataModule": wearers, "AriaGazeDataModule": wearers,
 }  # fmt: skip
 OPTIONS = {
-    "LayoutDataModule": {"sets": ["AVAD"]}, "SynthAVDataModule": {"eval_batch_size": 25},
+    "LayoutDataModule": {"sets": ["AVAD"]}, "PhotosDataModule": {"sets": ["own"]},
+    "SynthAVDataModule": {"eval_batch_size": 25},
     **{name: {"folds": 3} for name, make in MINIATURES.items() if make is database},
 }  # fmt: skip
 

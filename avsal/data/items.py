@@ -468,7 +468,7 @@ def read_labels(path: Path) -> NDArray[np.bool_]:
                 colours = np.asarray(image.convert("RGB"))
                 # A palette may lack its colours: then the numbers are all there is.
                 indexed = image.mode == "P" and not colours.any()
-                return np.asarray(image) > 0 if indexed else colours.any(-1)
+                return np.asarray(np.asarray(image) > 0 if indexed else colours.any(-1))
             array = np.asarray(image.convert("L") if image.mode in ("LA", "La") else image)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error}).") from error

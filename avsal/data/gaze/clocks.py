@@ -78,7 +78,8 @@ def read_clock(
         if missing.all() and frame is None:
             raise DataError(f"{record.path}: {count} samples have no time.")
         if not missing.all():
-            named = sheet.units[time] or (dialect.time_unit if sheet.keys[time] in dialect.time else None)
+            known = sheet.keys[time] in (*dialect.time, *(dialect.events or ()))
+            named = sheet.units[time] or (dialect.time_unit if known else None)
             unit, guessed = _time_unit(
                 record.path, sheet.header[time], named, seconds, observer, reading.time_unit, lasts is not None
             )  # fmt: skip
@@ -123,7 +124,7 @@ def counts_frames(record: Record, dialect: Dialect, when: FloatArray, numbered: 
         record.notes.append("the times are of another clock than the video's: the frame numbers count")
         return True
     apart = np.abs(np.searchsorted(times, when[inside] + 5e-4, side="right") - 1 - numbered[inside])
-    if np.nanmedian(apart) <= 1:
+    if np.nanquantile(apart, 0.9) <= 1:
         return True
     k = int(np.flatnonzero(inside)[np.nanargmax(apart)])
     raise DataError(
@@ -174,10 +175,9 @@ def find_zero(
     times = record.times() if world is not None else None
     if world is not None and times is not None:
         if len(world) == len(times):
-            step = np.median(np.diff(world)) if len(world) > 1 else 0.04
             out = np.interp(when, world, times)
             out = np.where(when < world[0], times[0] + when - world[0], out)
-            return np.where(when > world[-1] + step, times[-1] + when - world[-1], out)
+            return np.where(when > world[-1], times[-1] + when - world[-1], out)
         record.notes.append(
             f"world_timestamps.csv has {len(world)} rows, the video {len(times)} frames: its first row is the offset"
         )

@@ -60,15 +60,7 @@ class Sheet:
 
     def find(self, names: Sequence[str]) -> int | None:
         """Return the column with the first of these keys that there is."""
-        for name in names:
-            if name in self.keys:
-                k = self.keys.index(name)
-                if self.header.count(self.header[k]) > 1:
-                    raise DataError(
-                        f"{self.path}: two columns are named {self.header[k]!r}; rename one of them."
-                    )
-                return k
-        return None
+        return next((self.keys.index(name) for name in names if name in self.keys), None)
 
     def named(self, name: str) -> int:
         """Return the column with this very name, in any spelling that differs in case or punctuation."""
@@ -105,6 +97,10 @@ class Sheet:
         point: tuple[int, int] | None = None
         certain = False
         for column in columns:
+            if self.header.count(self.header[column]) > 1:
+                raise DataError(
+                    f"{self.path}: two columns are named {self.header[column]!r}; rename one of them."
+                )
             cells = self.cells(column)
             try:
                 values = np.array(cells, dtype=np.float64)

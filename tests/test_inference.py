@@ -207,6 +207,54 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     assert largest <= 16 + 8
 
 
+def test_the_ring_is_bounded_where_frames_are_denser_than_the_rate_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 200 frames in a burst, then one after 300 s: 0.66 frames per second on average, so a window spans 24 s.
+    times = [n * 0.002 for n in range(200)] + [300.0]
+    path = write_clip(tmp_path / "burst.mkv", frames=201, times=times)
+    monkeypatch.setattr("avsal.inference._RING_BYTES", 40 * 4 * 3 * HEIGHT * WIDTH)
+    module = RecorderModule()
+    prediction = predict_video(module, path)
+    longest = 0
+    indices = []
+    for result in prediction:
+        indices.append(result.index)
+        longest = max(longest, len(prediction._windows.ring))
+    assert indices == list(range(201))
+    assert longest <= 42
+    assert "shortened" in " ".join(prediction.notes)
+    for index, window in zip(indices, module.network.windows, strict=True):
+        assert window[8] == index
+
+
+def test_no_more_pictures_are_held_than_wait_for_their_maps(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avsal.inference._IMAGE_BYTES", 9 * 3 * HEIGHT * WIDTH)
+    prediction = predict_video(RecorderModule(), clip, keep_images=True)
+    held = []
+    for result in prediction:
+        assert result.image is not None
+        assert frame_number(result.image) == result.index
+        held.append(sum(kept.image is not None for kept in prediction._windows.ring))
+    assert len(held) == 40
+    assert max(held) <= 9
+
+
+def test_a_clip_that_spans_too_much_sound_is_refused_and_one_that_spans_much_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = write_clip(tmp_path / "slow.mkv", frames=6, fps=Fraction(1, 20), sound=tone(1, 8000), rate=8000)
+    module = RecorderModule(audio=AudioSpec(sample_rate=8000))
+    prediction = predict_video(module, slow)
+    assert [result.index for result in prediction] == list(range(6))
+    assert prediction.batch_size < 8
+    monkeypatch.setenv("AVSAL_MAX_CLIP_SAMPLES", "100000")
+    with pytest.raises(MediaError, match=r"slow\.mkv.*frames per second.*AVSAL_MAX_CLIP_SAMPLES"):
+        predict_video(module, slow)
+
+
 def test_the_module_keeps_its_mode_and_bad_options_are_named(clip: Path, tmp_path: Path) -> None:
     module = RecorderModule().train()
     list(predict_video(module, clip))

@@ -353,6 +353,65 @@ def test_a_rotated_video_is_upright_in_every_result(run: Run, tmp_path: Path, ro
     assert np.abs(np.stack(images).astype(int) - np.stack(upright)).mean() < 3
 
 
+MEDIA = Path(__file__).parent / "io" / "media"
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "words"),
+    [
+        ("drop2.ts", 50, "encoded again"),
+        ("nanaudio.mkv", 13, "not numbers"),
+        ("cat.ts", 100, "the parts follow each other"),
+        ("trfs_97.mp4", 29, "1 of 30 packets"),
+        ("flip_webm_17.webm", 19, "19 of about 30"),
+    ],
+)
+def test_what_was_wrong_with_a_file_is_in_the_summary_and_costs_no_maps(
+    run: Run, tmp_path: Path, name: str, count: int, words: str
+) -> None:
+    assert run(MEDIA / name) == 0
+    folder = tmp_path / "out" / Path(name).stem
+    assert np.load(folder / "maps.npy").shape[0] == count
+    assert len(frames_of(folder / "overlay.mp4")[0]) == count
+    assert load_audio(folder / "overlay.mp4")[2]
+    assert words in summary_of(folder)["warning"]
+
+
+def test_a_cut_picture_is_said_to_be_cut(run: Run, tmp_path: Path) -> None:
+    assert run(MEDIA / "cutimage.jpg") == 0
+    assert "cut or damaged" in summary_of(tmp_path / "out" / "cutimage")["warning"]
+
+
+@pytest.mark.parametrize("broken", ["write", "close", "__init__"])
+def test_videos_that_cannot_be_written_cost_no_maps(
+    run: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from avsal.io.render import VideoWriter
+
+    original = getattr(VideoWriter, broken)
+
+    def fail(self: VideoWriter, *args: Any, **options: Any) -> Any:
+        path = args[0] if broken == "__init__" else self.path
+        if Path(path).name == "overlay.mp4":
+            raise av.InvalidDataError(1, "the muxer refuses")
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(VideoWriter, broken, fail)
+    assert run(clip) == 0
+    folder = tmp_path / "out" / "clip"
+    assert np.load(folder / "maps.npy").shape[0] == 24
+    assert sorted(p.name for p in folder.iterdir()) == ["maps.npy", "saliency.mkv", "summary.json"]
+    assert "overlay.mp4 could not be written" in summary_of(folder)["warning"]
+
+
+def test_the_pixel_aspect_survives_into_overlay_and_summary(run: Run, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "wide.mp4", frames=4, height=144, width=180, pixel_aspect=Fraction(64, 45))
+    assert run(clip) == 0
+    folder = tmp_path / "out" / "wide"
+    assert probe(folder / "overlay.mp4").pixel_aspect == pytest.approx(64 / 45)
+    assert summary_of(folder)["pixel_aspect"] == pytest.approx(64 / 45)
+
+
 def test_odd_sizes_and_odd_frame_rates(run: Run, tmp_path: Path) -> None:
     path = write_clip(
         tmp_path / "odd.mkv", frames=12, fps=Fraction(30000, 1001), height=51, width=77, codec="ffv1"

@@ -797,19 +797,19 @@ def test_check_counts_what_was_left_out_and_takes_the_options(
 def saved(path: Path, image: np.ndarray, mode: str) -> Path:
     """A label image whose fixations have the number 1, or a dark colour."""
     if mode == "P":
-        picture = Image.fromarray(image, "P")
+        picture = Image.fromarray(image)
         picture.putpalette([0, 0, 0, 3, 0, 0])
     elif mode == "no palette":
-        picture = Image.fromarray(image, "P")
+        picture = Image.fromarray(image)
         picture.putpalette([0] * 768)
     elif mode == "1":
         picture = Image.fromarray(image * 255).convert("1")
     elif mode == "RGB":
         picture = Image.fromarray(np.stack([image * 0, image * 0, image], -1))
     elif mode == "RGBA":
-        picture = Image.fromarray(np.stack([image, image, image, np.full_like(image, 255)], -1), "RGBA")
+        picture = Image.fromarray(np.stack([image, image, image, np.full_like(image, 255)], -1))
     elif mode == "LA":
-        picture = Image.fromarray(np.stack([image, np.full_like(image, 255)], -1), "LA")
+        picture = Image.fromarray(np.stack([image, np.full_like(image, 255)], -1))
     elif mode == "I;16":
         picture = Image.fromarray(image.astype(np.uint16))
     elif mode == "F":

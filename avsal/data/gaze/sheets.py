@@ -385,7 +385,7 @@ def _open_asc(path: Path, text: str) -> Sheet:
         if not words:
             continue
         head = words[0]
-        if head[0].isdigit():
+        if line[0].isdigit():  # calibration reports have indented numbers
             if not eyes:
                 eyes = "LR" if len(words) > 6 else "R"
             missing = ["."] * 6

@@ -175,7 +175,12 @@ class _Reader:
             try:
                 found.check_clock(float(record.frame_times[0]), float(record.frame_times[-1]))
             except DataError as error:
-                shown = [f"{text[:30]!r} at {at / 1e3:.3f} s" for at, text in record.sheet.messages[:8]]
+                during = [
+                    f"{text[:30]!r} at {at / 1e3:.3f} s"
+                    for at, text in record.sheet.messages
+                    if not text.startswith("!") and found.time[0] - 1 <= at / 1e3 <= found.time[-1]
+                ]
+                shown = during[:12]
                 words = ", ".join(shown)
                 raise DataError(f"{error}{f' Its messages: {words}.' if shown else ''}") from error
         return found
@@ -296,6 +301,8 @@ class _Reader:
             if column is None:
                 continue
             cells = [cell.lower() for cell in sheet.cells(column)]
+            if all(cell in MISSING for cell in cells):
+                continue  # the events were not detected, or not exported
             if all(cell in MISSING or cell[0].isdigit() or cell[0] in "+-." for cell in cells):
                 kinds = np.nan_to_num(sheet.numbers([column])[column], nan=UNTRACKED).astype(np.int64)
                 words = np.array(["fixation", "saccade", "outside the picture", "lost"], dtype=object)[

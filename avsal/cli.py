@@ -6,6 +6,7 @@ Every command's own module is imported only when that command runs, so that `--h
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,12 @@ LIGHTNING = {
     "test": "compute the test metrics of a checkpoint and write results/*.json",
 }
 
+#: What is wrong with a place rather than with avsal: said in one line, not in a traceback.
+_WHERE_TO_WRITE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -39,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0 all well, 1 some inputs failed, 2 a usage or input error, 130 interrupted.
+        The exit status: 0 all well, 1 some inputs failed, 2 a usage or input error, 130 interrupted (SIGINT), 143
+        terminated (SIGTERM) in mid-training; elsewhere SIGTERM ends the process at once.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -52,6 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        # Lightning turns signals into exits with the status 1, or 0 for SIGTERM, which would pass for success.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            return 130
+        if type(stop).__name__ == "SIGTERMException":
+            print("terminated", file=sys.stderr)
+            return 143
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        if error.errno not in _WHERE_TO_WRITE:
+            raise
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is no error of ours, nor of the flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,11 +6,13 @@ file (If-Range), which is what makes it safe to go on after a killed process.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import http.client
 import logging
 import lzma
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -24,7 +26,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from avsal.errors import DownloadError
-from avsal.files import Partial, explained, read_json, redact, safe_name, sha256_of, write_json
+from avsal.files import Partial, disk_fault, explained, read_json, redact, safe_name, sha256_of, write_json
 
 logger = logging.getLogger("avsal")
 
@@ -56,7 +58,25 @@ def open_url(url: str, headers: dict[str, str]) -> Any:
     return urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT)
 
 
-def download(url: str, target: Path, *, sha256: str | None = None, sha256_prefix: str | None = None) -> str:
+def status_of(error: urllib.error.HTTPError) -> str:
+    """Return what a server answered in our own words: its own may repeat what it was sent, tokens included."""
+    error.close()
+    return f"the server answered {error.code} {http.client.responses.get(error.code, '')}".rstrip()
+
+
+def fault_of(error: BaseException) -> str:
+    """Return why a connection failed, without secrets."""
+    return redact(str(getattr(error, "reason", error)) or type(error).__name__)
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    sha256_prefix: str | None = None,
+    size: int | None = None,
+) -> str:
     """Fetch a file, going on where an earlier attempt stopped if the server confirms that it is the same file.
 
     What has arrived lies beside the target as `<target>.part` until it is complete and verified.
@@ -66,30 +86,54 @@ def download(url: str, target: Path, *, sha256: str | None = None, sha256_prefix
         target: the file to make.
         sha256: what it must have.
         sha256_prefix: the beginning of it, where no more is known.
+        size: its size in bytes, if it is known; nothing beyond it is fetched.
 
     Returns:
         The sha256 of the file.
 
     Raises:
-        DownloadError: not reachable, not there, keeps breaking off, or the content is not what it must be.
+        DownloadError: not reachable, not there, keeps breaking off, or the content is not what it must be: another
+            size or checksum, or text (a web page) in place of a file.
         OutputError: the disk is full or read-only.
     """
     partial = target.with_name(target.name + ".part")
     with explained(target, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _transfer(url, partial)
+        _transfer(url, partial, size)
         digest = sha256_of(partial)
+        fault = None
         if (sha256 and digest != sha256) or not digest.startswith(sha256_prefix or ""):
+            fault = f"sha256 {digest[:16]}…, expected {(sha256 or sha256_prefix or '')[:16]}…"
+        elif size is not None and partial.stat().st_size != size:
+            fault = f"{partial.stat().st_size} bytes, expected {size}"
+        # A login or error page comes with the status 200 often enough.
+        page = _page(partial)
+        if page is not None and (fault is not None or not (sha256 or sha256_prefix)):
+            fault = f"the server sent {page} in place of the file: see whether the address asks for a login"
+        if fault is not None:
             partial.unlink()
-            raise DownloadError(
-                f"{redact(url)}: sha256 {digest[:16]}…, expected {(sha256 or sha256_prefix or '')[:16]}…; "
-                "the file was refused"
-            )
+            raise DownloadError(f"{redact(url)}: {fault}; the file was refused")
         os.replace(partial, target)
     return digest
 
 
-def _transfer(url: str, partial: Path) -> None:
+def _page(path: Path) -> str | None:
+    """Return what was sent in place of weights or of an archive, by its beginning; None if it may be one."""
+    with path.open("rb") as file:
+        start = file.read(2048)
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start).strip()
+    except UnicodeDecodeError:
+        return None
+    if any(ord(letter) < 32 and letter not in "\t\n\r\f" for letter in text):
+        return None
+    known = {"": "nothing", "<": "a web page", "{": "a JSON answer", "[": "a JSON answer"}
+    if text.startswith("version https://git-lfs"):
+        return "a Git LFS pointer"
+    return known.get(text[:1])
+
+
+def _transfer(url: str, partial: Path, size: int | None) -> None:
     """Write the file at `url` to `partial`, going on from what is there if the server confirms that it fits."""
     state = partial.with_name(partial.name + ".json")
     reason = ""
@@ -99,57 +143,73 @@ def _transfer(url: str, partial: Path) -> None:
         headers = {"Range": f"bytes={done}-", "If-Range": validator} if done and validator else {}
         try:
             with open_url(url, headers) as answer:
-                goes_on = answer.status == 206
-                total = _total(answer, done if goes_on else 0)
+                begin, total = _extent(answer)
                 # A weak ETag does not promise equal bytes, so it cannot be used to go on.
                 etag = answer.headers.get("ETag") or ""
-                validator = (
-                    etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
+                now = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
+                if begin != (done if begin else 0) or (begin and now not in (None, validator)):
+                    partial.unlink(missing_ok=True)
+                    raise ConnectionError(f"another part of the file was sent than the one from {done} on")
+                if size is not None and total is not None and total > size:
+                    raise DownloadError(
+                        f"{redact(url)}: {total} bytes, expected {size}; the file was refused"
+                    )
+                write_json(state, {"validator": now or (validator if begin else None)})
+                with partial.open("ab" if begin else "wb") as file:
+                    _copy(answer, file, total, begin, safe_name(url), size)
+            have = partial.stat().st_size
+            if size is not None and have > size:
+                partial.unlink()
+                raise DownloadError(
+                    f"{redact(url)}: more than the {size} bytes expected; the file was refused"
                 )
-                write_json(state, {"validator": validator})
-                with partial.open("ab" if goes_on else "wb") as file:
-                    _copy(answer, file, total, done if goes_on else 0, safe_name(url))
-            size = partial.stat().st_size
-            if total is None or size == total:
+            if total is None or have == total:
                 state.unlink(missing_ok=True)
                 return
-            reason = f"broke off after {size} of {total} bytes"
+            reason = f"broke off after {have} of {total} bytes"
         except urllib.error.HTTPError as error:
-            error.close()
+            reason = status_of(error)
             if error.code == 416:  # the file there is shorter than our part of it: begin again
                 partial.unlink(missing_ok=True)
             elif error.code < 500 and error.code != 429:
-                raise DownloadError(
-                    f"{redact(url)}: the server answered {error.code} {error.reason}"
-                ) from error
-            reason = f"the server answered {error.code} {error.reason}"
+                raise DownloadError(f"{redact(url)}: {reason}") from None
         except (OSError, http.client.HTTPException) as error:
-            reason = redact(str(getattr(error, "reason", error)) or type(error).__name__)
+            if isinstance(error, OSError) and disk_fault(error):
+                raise
+            reason = fault_of(error)
         if attempt + 1 < ATTEMPTS:
             logger.warning("%s: %s; trying again.", redact(url), reason)
             time.sleep(min(2**attempt, 8))
-    kept = (
-        f"; what arrived is kept in {partial.name}: run the command again to go on"
-        if partial.exists()
-        else ""
-    )
+    kept = f"; what arrived is kept in {partial.name}: try again to go on" if partial.exists() else ""
     raise DownloadError(f"{redact(url)}: {reason} (tried {ATTEMPTS} times){kept}")
 
 
-def _total(answer: Any, done: int) -> int | None:
+def _extent(answer: Any) -> tuple[int, int | None]:
+    """Return at which byte an answer begins, and how long the whole file is, None if that is not told."""
+    length = answer.headers.get("Content-Length") or ""
     if answer.headers.get("Content-Encoding", "identity") != "identity":
-        return None
-    length = answer.headers.get("Content-Length")
-    return int(length) + done if length is not None and length.isdigit() else None
+        length = ""
+    if answer.status != 206:
+        return 0, int(length) if length.isdecimal() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range") or "")
+    if found is None:
+        return -1, None
+    begin = int(found[1])
+    total = int(found[2]) if found[2] != "*" else begin + int(length) if length.isdecimal() else None
+    return begin, total
 
 
-def _copy(answer: IO[bytes], file: IO[bytes], total: int | None, done: int, name: str) -> None:
+def _copy(
+    answer: IO[bytes], file: IO[bytes], total: int | None, done: int, name: str, size: int | None
+) -> None:
     from huggingface_hub.utils import tqdm
 
     with tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name, disable=None) as bar:
         while chunk := answer.read(_CHUNK):
             file.write(chunk)
             bar.update(len(chunk))
+            if size is not None and file.tell() > size:
+                return
 
 
 # -- archives ----------------------------------------------------------------------------------------------
@@ -256,5 +316,7 @@ def _members(archive: Path, only: Callable[[str], bool] | None = None) -> Iterat
                 assert content is not None
                 yield entry.name, content
         assert tar.fileobj is not None
-        while tar.fileobj.read(_CHUNK):
-            pass  # the compression's checksum stands at the end
+        # The compression's checksum stands at the end; anything but zeros before it is a member whose header is broken.
+        while rest := tar.fileobj.read(_CHUNK):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("a header is broken")

@@ -190,6 +190,11 @@ def explained(target: StrPath, inside: Path | None = None, *, everything: bool =
         ) from error
 
 
+def disk_fault(error: OSError) -> bool:
+    """Return whether an error is about a full or read-only disk."""
+    return error.errno in _FULL
+
+
 def _write_fault(error: BaseException | None, inside: Path | None, everything: bool) -> str | None:
     """Return why writing failed, from an error or what caused it; None if it is another kind of error."""
     for _ in range(8):
@@ -302,9 +307,34 @@ def shown(text: StrPath) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+_SECRET_NAMES = r"[\w-]*(?:token|api[_-]?key|passw(?:or)?d|secret|authorization|bearer|signature)"
+_SECRET_SHAPES = (
+    (r"\b(hf|gh[a-z]|github_pat|glpat)([_-])[A-Za-z0-9_-]{6,}", r"\1\2…"),
+    (rf"(?i)\b({_SECRET_NAMES}[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?)[^\s\"',;)]+", r"\1…"),
+    (r"(?i)\b((?:bearer|basic|token)\s+)[\w.~+/=-]{16,}", r"\1…"),
+    (r"(https?://)[^/\s@]+@", r"\1…@"),
+    (r"(https?://[^\s?]+)\?[^\s'\")]+", r"\1?…"),
+)
+_secrets: set[str] = set()
+
+
+def keep_secret(token: str | bool | None) -> None:
+    """Let `redact` take a token out of every text, in whatever form a server sends it back."""
+    if isinstance(token, str) and len(token) >= 8:
+        _secrets.add(token)
+
+
 def redact(text: str) -> str:
-    """Return a text without access tokens, passwords in addresses, and signed query strings."""
-    text = re.sub(r"\b(hf|ghp|gho|github_pat)_[A-Za-z0-9_]{6,}", r"\1_…", text)
-    text = re.sub(r"(?i)(bearer|token|authorization)([=:]?\s+|=)\S+", r"\1\2…", text)
-    text = re.sub(r"(https?://)[^/\s@]+@", r"\1…@", text)
-    return re.sub(r"(https?://[^\s?]+)\?[^\s'\")]+", r"\1?…", text)
+    """Return a text without access tokens, passwords in addresses, and signed query strings.
+
+    Taken out are the values of environment variables that are named like secrets, the tokens that `keep_secret` was
+    told, and what looks like one.
+    """
+    named = {
+        v for k, v in os.environ.items() if re.search(r"(?i)token|secret|passw|api_?key", k) and len(v) >= 8
+    }
+    for secret in sorted(named | _secrets, key=len, reverse=True):
+        text = text.replace(secret, "…")
+    for shape, replacement in _SECRET_SHAPES:
+        text = re.sub(shape, replacement, text)
+    return text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -27,16 +29,16 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
-from avsal.files import cache_folder, writing
+from avsal.files import cache_folder, explained, writing
 from avsal.models.base import SaliencyModule, model_name
 from avsal.nn.state import make_room
 from avsal.results import checkpoint_of, weights_hash
 from avsal.zoo.load import fill, load_checkpoint
 from avsal.zoo.origins import Access
-from avsal.zoo.store import START_ARGUMENTS
+from avsal.zoo.store import START_ARGUMENTS, read_pickle
 
 #: Everything that may stand at the top of a configuration file.
 TOP_KEYS = (
@@ -304,9 +306,8 @@ class AvsalCLI(LightningCLI):
 
     def _new_run_folder(self) -> Path:
         if _RUN not in os.environ:  # processes that the trainer launches inherit the first one's choice
-            base = self._root()
-            taken = [int(p.name[8:]) for p in base.glob("version_*") if p.name[8:].isdigit()]
-            os.environ[_RUN] = str(base / f"version_{max(taken, default=-1) + 1}")
+            logs = self.subcommand == "fit" and not self._get(self.config_init, "trainer").get("fast_dev_run")
+            os.environ[_RUN] = str(new_run_folder(self._root(), make=logs and rank_zero_only.rank == 0))
         return Path(os.environ[_RUN])
 
     def _missing_callbacks(self, config: Mapping[str, Any]) -> list[Callback]:
@@ -407,6 +408,44 @@ def start_from(model: SaliencyModule, source: str) -> None:
         model.weights_from = (source, loaded.sha256, weights_hash(model))
 
 
+def new_run_folder(base: Path, *, make: bool = True) -> Path:
+    """Return the next free `version_N` below a folder.
+
+    Args:
+        base: the folder.
+        make: create it, so that runs that start at the same moment get folders of their own.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    taken = [int(p.name[8:]) for p in base.glob("version_*") if p.name[8:].isdecimal()]
+    for number in itertools.count(max(taken, default=-1) + 1):
+        folder = base / f"version_{number}"
+        if not make:
+            break
+        with explained(folder, everything=True):
+            base.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir()
+                break
+            except (FileExistsError, FileNotFoundError):
+                if not base.is_dir() or folder.exists():
+                    continue  # another run took the number, or left with an empty folder
+                raise
+    return folder
+
+
+def _leave_no_empty_folder() -> None:
+    """Remove the run's folder and those above it as far as nothing was written: a refused run leaves no trace."""
+    if _RUN in os.environ and "LOCAL_RANK" not in os.environ:
+        folder = Path(os.environ.pop(_RUN))
+        with contextlib.suppress(OSError):
+            for empty in (folder, folder.parent):
+                empty.rmdir()
+            if folder.parent.parent == Path("runs"):  # another root is the user's own
+                folder.parent.parent.rmdir()
+
+
 def check_checkpoint(path: Path, model: SaliencyModule, training: bool = True) -> None:
     """Refuse a checkpoint that is missing, unreadable, of another model or of another configuration.
 
@@ -420,10 +459,7 @@ def check_checkpoint(path: Path, model: SaliencyModule, training: bool = True) -
     """
     if not path.is_file():
         raise WeightsError(f"--ckpt_path {path}: there is no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"{path} cannot be loaded as a checkpoint: {str(error).splitlines()[0]}") from None
+    content = read_pickle(path)
     written = content.get("avsal") if isinstance(content, dict) else None
     if not isinstance(written, Mapping):
         raise WeightsError(
@@ -539,6 +575,8 @@ def main(argv: ArgsType = None) -> int:
         )
     except ArgumentError as error:
         raise ConfigError(_one_line(str(error)) or _shortened(str(error))) from None
+    finally:
+        _leave_no_empty_folder()
     return 0
 
 

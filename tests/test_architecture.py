@@ -223,6 +223,7 @@ def test_the_commands_load_their_rooms_when_they_run() -> None:
         "argparse",
         "avsal",
         "collections",
+        "errno",
         "importlib",
         "lazy_loader",
         "os",

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from avsal.errors import WeightsError
-from avsal.files import locked, redact, sha256_of
+from avsal.files import keep_secret, locked, redact, sha256_of
 from avsal.zoo.cache import Fetched, offline
 
 logger = logging.getLogger("avsal.zoo")
@@ -47,6 +47,8 @@ def fetch_from_hub(
     """
     from huggingface_hub import hf_hub_download
 
+    keep_hub_secrets(token)
+
     def get(again: bool) -> Path:
         try:
             return Path(
@@ -64,7 +66,7 @@ def fetch_from_hub(
         except Exception as error:
             if not is_transport(error):
                 raise
-            raise WeightsError(explain(error, f"{repo}/{file}", offline(local_files_only))) from error
+            raise WeightsError(explain(error, f"{repo}/{file}", offline(local_files_only))) from None
 
     with locked(cache, f"hub--{repo}"):
         blobs = cache / "hub" / f"models--{repo.replace('/', '--')}" / "blobs"
@@ -140,7 +142,27 @@ def hub_files(repo: str, revision: str | None = None, token: str | bool | None =
     except Exception as error:
         if not is_transport(error):
             raise
-        raise WeightsError(explain(error, repo, False)) from error
+        raise WeightsError(explain(error, repo, False)) from None
+
+
+class _Redacted(logging.Filter):
+    """Takes secrets out of what the Hub's client logs, which includes warnings in the server's words."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite a record's message."""
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
+
+
+def keep_hub_secrets(token: str | bool | None) -> None:
+    """Keep the tokens that the Hub's client may send out of every message, its own included."""
+    from huggingface_hub import get_token
+
+    keep_secret(token)
+    keep_secret(get_token())
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        if not any(isinstance(known, _Redacted) for known in handler.filters):
+            handler.addFilter(_Redacted())
 
 
 def is_transport(error: Exception) -> bool:

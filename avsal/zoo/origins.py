@@ -16,7 +16,7 @@ from torch import Tensor
 import avsal
 from avsal.downloads import extract_member, is_archive
 from avsal.errors import WeightsError
-from avsal.files import cache_folder, locked, read_json, redact, sha256_of, write_json
+from avsal.files import cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
 from avsal.zoo.cache import Fetched, conversion_folder, fingerprint, offline
 from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
 from avsal.zoo.hub import fetch_from_hub, hub_files
@@ -38,7 +38,7 @@ from avsal.zoo.store import (
     read_safetensors,
     write_checkpoint,
 )
-from avsal.zoo.web import choose, fetch_url, release_asset
+from avsal.zoo.web import choose, fetch_url, forget_url, release_asset
 
 logger = logging.getLogger("avsal.zoo")
 
@@ -62,6 +62,9 @@ class Access:
     force: bool = False
     token: str | bool | None = None
 
+    def __post_init__(self) -> None:
+        keep_secret(self.token)
+
 
 def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
     """Fetch an authors' file, convert it for an entry, and return the result.
@@ -77,7 +80,14 @@ def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
         )
     fetched = _fetch_origin(source, access)
     _same_as_first(entry, fetched, access.cache)
-    folder = store_conversion(entry, source, fetched, access.cache)
+    try:
+        folder = store_conversion(entry, source, fetched, access.cache)
+    except WeightsError:
+        if not (isinstance(source, HubOrigin) or source.sha256):  # else it is the right file
+            forget_url(fetched)
+            logger.warning("What %s sent is not kept: the next call fetches it anew.", redact(fetched.origin))
+        raise
+    _record_first(entry, fetched, access.cache)
     if isinstance(source, (UrlOrigin, ReleaseOrigin)) and source.member is None:
         # Converted, the original is a second copy of the same numbers; an archive serves further entries.
         fetched.path.unlink(missing_ok=True)
@@ -137,21 +147,33 @@ def _fetch_origin(source: Origin, access: Access) -> Fetched:
         url = source.url
     else:
         raise WeightsError(f"nothing can be fetched from a {type(source).__name__}")
-    return fetch_url(url, cache=access.cache, sha256=sha256, sha256_prefix=source.sha256_prefix)
+    return fetch_url(
+        url, cache=access.cache, sha256=sha256, sha256_prefix=source.sha256_prefix, size=source.size,
+        force=access.force,
+    )  # fmt: skip
+
+
+def _first(entry: Checkpoint, cache: Path) -> Path:
+    return cache / "origins" / f"{entry.name}.json"
 
 
 def _same_as_first(entry: Checkpoint, fetched: Fetched, cache: Path) -> None:
-    """Record the sha256 of the first fetch; refuse a file that has changed since."""
-    path = cache / "origins" / f"{entry.name}.json"
+    """Refuse a file that has changed since the first one that could be converted."""
+    path = _first(entry, cache)
     known = read_json(path).get("sha256")
-    if known is None:
-        write_json(path, {"origin": redact(fetched.origin), "sha256": fetched.sha256, "size": fetched.size})
-        logger.info("%s: sha256 %s recorded on first fetch", entry.name, fetched.sha256)
-    elif known != fetched.sha256:
+    if known is not None and known != fetched.sha256:
         raise WeightsError(
             f"{redact(fetched.origin)}: the file has changed since it was first fetched (sha256 "
             f"{fetched.sha256[:16]}…, then {str(known)[:16]}…); delete {path} if that is known to be right"
         )
+
+
+def _record_first(entry: Checkpoint, fetched: Fetched, cache: Path) -> None:
+    """Record the sha256 of the first file that could be converted: a web page or a damaged file pins nothing."""
+    path = _first(entry, cache)
+    if read_json(path).get("sha256") is None:
+        write_json(path, {"origin": redact(fetched.origin), "sha256": fetched.sha256, "size": fetched.size})
+        logger.info("%s: sha256 %s recorded on first fetch", entry.name, fetched.sha256)
 
 
 def store_conversion(

@@ -15,7 +15,7 @@ import torch
 from avsal.errors import WeightsError
 from avsal.files import cache_folder, sha256_of
 from avsal.zoo.card import Facts, facts_of, model_card
-from avsal.zoo.hub import explain, is_transport
+from avsal.zoo.hub import explain, is_transport, keep_hub_secrets
 from avsal.zoo.load import fill, load_checkpoint
 from avsal.zoo.origins import Access, Loaded
 from avsal.zoo.registry import Licence, Scores, entries
@@ -239,6 +239,7 @@ def _upload(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    keep_hub_secrets(token)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
     try:
         try:

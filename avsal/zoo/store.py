@@ -237,20 +237,26 @@ def read_pickle(path: Path) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|Unsupported global:)\s+(\S+)", str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        # PyTorch's own message is kept away from the reader: it recommends to switch the safety off.
+        text = str(error)
+        found = re.search(r"(?:GLOBAL|Unsupported global:)\s+(\S+)", text)
         with path.open("rb") as file:
             is_pickle = file.read(1) == b"\x80"
-        if found is None and not is_pickle:
-            raise WeightsError(_not_whole(path, "its beginning is no PyTorch file's")) from error
-        asks = f" It asks for {found.group(1)}." if found else ""
-        raise WeightsError(
-            f"{path}: refused, the file holds more than tensors and plain values, and loading it could run code."
-            f"{asks} Nothing of it was run. Ask its author for a state dict or a safetensors file."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(_not_whole(path, text)) from error
+        refused = isinstance(error, pickle.UnpicklingError) and (found is not None or is_pickle)
+        if refused or re.search("TorchScript archives|legacy .tar format", text):
+            asks = f" It asks for {found.group(1)}." if found else ""
+            raise WeightsError(
+                f"{path}: refused, the file holds more than tensors and plain values, and loading it could run code."
+                f"{asks} Nothing of it was run. Ask its author for a state dict or a safetensors file."
+            ) from None
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "its beginning is no PyTorch file's"
+        else:
+            reason = text.splitlines()[0] if text else type(error).__name__
+        raise WeightsError(_not_whole(path, reason)) from None
 
 
 def _not_whole(path: Path, reason: str) -> str:

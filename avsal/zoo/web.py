@@ -12,7 +12,7 @@ import urllib.error
 from collections.abc import Iterable
 from pathlib import Path
 
-from avsal.downloads import download, open_url
+from avsal.downloads import download, fault_of, open_url, status_of
 from avsal.errors import WeightsError
 from avsal.files import locked, read_json, redact, safe_name, sha256_of, write_json
 from avsal.zoo.cache import Fetched, offline
@@ -29,7 +29,9 @@ def fetch_url(
     cache: Path,
     sha256: str | None = None,
     sha256_prefix: str | None = None,
+    size: int | None = None,
     local_files_only: bool = False,
+    force: bool = False,
 ) -> Fetched:
     """Return the file at an address, from the cache or fetched; a broken transfer goes on where it stopped.
 
@@ -38,7 +40,9 @@ def fetch_url(
         cache: avsal's cache; the file stands below `downloads/`.
         sha256: what the file must have.
         sha256_prefix: the beginning of it, where no more is known.
+        size: in bytes, where it is known.
         local_files_only: use the cache only.
+        force: fetch even if it is cached.
 
     Raises:
         WeightsError: not reachable, not there, or the content is not what it must be.
@@ -49,7 +53,7 @@ def fetch_url(
     what = redact(url)
     with locked(cache, f"url--{folder.name}"):
         known = read_json(record)
-        if path.is_file():
+        if path.is_file() and not (force and not offline(local_files_only)):
             digest = sha256_of(path)
             expected = sha256 or known.get("sha256")
             if digest == expected or (expected is None and digest.startswith(sha256_prefix or "")):
@@ -60,9 +64,15 @@ def fetch_url(
             raise WeightsError(
                 f"{what}: not in the cache, and fetching is switched off (HF_HUB_OFFLINE or local_files_only)"
             )
-        digest = download(url, path, sha256=sha256, sha256_prefix=sha256_prefix)
+        digest = download(url, path, sha256=sha256, sha256_prefix=sha256_prefix, size=size)
         write_json(record, {"url": what, "sha256": digest, "size": path.stat().st_size})
         return Fetched(path, url, digest, path.stat().st_size)
+
+
+def forget_url(fetched: Fetched) -> None:
+    """Remove a file that `fetch_url` gave, so that the next call fetches it again."""
+    for path in (fetched.path, fetched.path.with_name("record.json")):
+        path.unlink(missing_ok=True)
 
 
 def answers(url: str) -> None:
@@ -75,10 +85,9 @@ def answers(url: str) -> None:
         with open_url(url, {"Range": "bytes=0-0"}) as answer:
             kind = answer.headers.get_content_type()
     except urllib.error.HTTPError as error:
-        error.close()
-        raise WeightsError(f"the server answered {error.code} {error.reason}") from error
+        raise WeightsError(status_of(error)) from None
     except (OSError, http.client.HTTPException) as error:
-        raise WeightsError(redact(str(getattr(error, "reason", error)))) from error
+        raise WeightsError(fault_of(error)) from None
     if kind == "text/html":
         raise WeightsError("the server answered with a web page")
 
@@ -120,10 +129,9 @@ def release_asset(repo: str, tag: str, match: list[str], exclude: list[str]) -> 
             release = json.load(answer)
         assets = {str(asset["name"]): asset for asset in release["assets"]}
     except urllib.error.HTTPError as error:
-        error.close()
-        raise WeightsError(f"{url}: the server answered {error.code} {error.reason}") from error
+        raise WeightsError(f"{url}: {status_of(error)}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise WeightsError(f"{url}: {redact(str(getattr(error, 'reason', error)))}") from error
+        raise WeightsError(f"{url}: {fault_of(error)}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{url}: the answer is no release listing") from error
     name = choose(assets, match, exclude, f"release {tag} of github.com/{repo}")

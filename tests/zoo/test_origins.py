@@ -180,7 +180,43 @@ def test_an_asset_of_a_release_is_resolved_and_compared_with_githubs_digest(
 def test_a_web_page_in_place_of_weights_is_said(server, cache, add_entry):
     server.files["one.pth"] = b"<html>Sign in</html>" * 50
     add_entry("tiny", [{"kind": "url", "url": server.url + "/files/one.pth"}])
-    with pytest.raises(WeightsError, match=r"not a whole PyTorch file .* no web page"):
+    with pytest.raises(WeightsError, match="sent a web page in place of the file"):
+        from_pretrained("tiny")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("wrong", ["page", "json", "damaged", "another model", "archive"])
+def test_a_wrong_answer_pins_nothing_and_the_right_file_is_taken_afterwards(
+    server, cache, module, checkpoint, add_entry, wrong, force
+):
+    server.files["one.pth"] = {
+        "page": b"<html>Sign in</html>" * 50,
+        "json": b'{"message": "sign in"}',
+        "damaged": checkpoint[:-3000],
+        "another model": torch_bytes({"state_dict": {"other.weight": torch.ones(1)}}),
+        "archive": tar({"other": b"x"}),
+    }[wrong]
+    add_entry("tiny", [{"kind": "url", "url": server.url + "/files/one.pth"}])
+    with pytest.raises(WeightsError):
+        from_pretrained("tiny")
+    assert not (cache / "origins").exists()
+    assert [path for path in (cache / "downloads").rglob("*") if path.is_file()] == []
+    server.files["one.pth"] = checkpoint
+    assert same(from_pretrained("tiny", force_download=force), module)
+
+
+def test_force_download_does_not_take_a_kept_archive(server, cache, module, checkpoint, add_entry):
+    server.files["models.tar.gz"] = tar({"a/one.pth": checkpoint})
+    add_entry("tiny", [{"kind": "url", "url": server.url + "/files/models.tar.gz", "member": "a/one.pth"}])
+    from_pretrained("tiny")
+    from_pretrained("tiny", force_download=True)
+    assert server.count("GET", "models.tar.gz") == 2
+
+
+def test_a_file_larger_than_the_registry_says_is_refused(server, cache, checkpoint, add_entry):
+    server.files["one.pth"] = checkpoint
+    add_entry("tiny", [{"kind": "url", "url": server.url + "/files/one.pth", "size": len(checkpoint) - 1}])
+    with pytest.raises(WeightsError, match=rf"{len(checkpoint)} bytes, expected {len(checkpoint) - 1}"):
         from_pretrained("tiny")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ import avsal
 from avsal import cli
 from avsal.errors import ConfigError
 from avsal.results import Results, checkpoint_of, weights_hash
-from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments
+from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments, new_run_folder
 from avsal.zoo.store import START_ARGUMENTS
 
 ROOT = Path(avsal.__file__).parents[1]
@@ -222,6 +224,63 @@ def test_the_second_stage_starts_from_the_first(
     second.initialise_from(str(first))
     state = second.state_dict()
     assert torch.equal(state["network.trunk.conv1.weight"], first_state["network.trunk.conv1.weight"])
+
+
+def _claim(base: Path, found: Any) -> None:
+    for _ in range(20):
+        found.put(str(new_run_folder(base)))
+
+
+def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    workers = [context.Process(target=_claim, args=(tmp_path / "runs" / "x", found)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    folders = [found.get(timeout=60) for _ in range(6 * 20)]
+    for worker in workers:
+        worker.join()
+    assert len(set(folders)) == len(folders)
+    assert all(Path(folder).is_dir() for folder in folders)
+
+
+def test_two_fits_at_once_keep_their_own_checkpoints(files: list[str], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "avsal.cli", "fit", *files, "--trainer.max_epochs=1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    assert len(list(tmp_path.glob("runs/*/version_*/checkpoints/last.ckpt"))) == 2
+    assert len(list(tmp_path.glob("runs/*/version_*/metrics.csv"))) == 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_by_a_signal_does_not_pass_for_finished(
+    files: list[str], tmp_path: Path, number: int, status: int
+) -> None:
+    words = [sys.executable, "-m", "avsal.cli", "fit", *files, "--trainer.max_epochs=500"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == status
+    assert said.strip().splitlines()[-1] in ("interrupted", "terminated")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_run_that_is_refused_leaves_no_folder(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(b"x")
+    assert cli.main(["fit", *files, "--ckpt_path", "bad.ckpt"]) == 2
+    assert not (tmp_path / "runs").exists()
 
 
 def test_two_processes_train_and_validate_together(files: list[str], tmp_path: Path) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import pickle
+import re
+import tarfile
+import traceback
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -14,6 +21,7 @@ from avsal.errors import WeightsError
 from avsal.models.stavis import STAViSModule
 from avsal.zoo import from_pretrained, load_state, registry, save_pretrained
 from avsal.zoo.registry import Checkpoint
+from avsal.zoo.store import read_pickle
 from tests.zoo.conftest import entry, same
 from tests.zoo.hub_server import sha256
 
@@ -163,3 +171,52 @@ def test_a_save_that_fails_leaves_the_earlier_one(module, tmp_path, monkeypatch)
         save_pretrained(module, folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert len(list(folder.iterdir())) == 2
+
+
+class _Program(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize("kind", ["pickle", "whole module", "script", "old tar"])
+def test_a_refused_file_never_brings_the_advice_to_switch_the_safety_off(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "evil.ckpt"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": print}))
+    elif kind == "whole module":
+        torch.save({"avsal": 1, "state_dict": torch.nn.Linear(1, 1)}, path)
+    elif kind == "script":
+        torch.jit.trace(_Program(), torch.ones(1)).save(str(path))
+    else:
+        with tarfile.open(path, "w") as bundle:
+            for name in ("pickle", "storages", "tensors", "sys_info"):
+                bundle.addfile(tarfile.TarInfo(name), io.BytesIO())
+    from avsal.training import check_checkpoint
+
+    doors = (
+        read_pickle,
+        from_pretrained,
+        lambda file: check_checkpoint(file, STAViSModule(audiovisual=False)),
+    )
+    for door in doors:
+        with pytest.raises(WeightsError) as caught:
+            door(path)
+        said = "".join(traceback.format_exception(caught.value))
+        assert "could run code" in said
+        assert not re.search(r"weights_only.{0,40}False|add_safe_globals", said)
+
+
+def test_a_damaged_pytorch_file_is_an_error_of_its_own_whatever_bit_is_flipped(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    torch.save(
+        {"state_dict": {"a": torch.arange(4.0), "b": torch.ones(2, 2).half()}}, whole, pickle_protocol=2
+    )
+    old = io.BytesIO()
+    torch.save({"state_dict": {"a": torch.arange(4.0)}}, old, _use_new_zipfile_serialization=False)
+    for content in (whole.getvalue(), old.getvalue()):
+        for place in range(0, len(content), 5):
+            (tmp_path / "x.pt").write_bytes(
+                content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :]
+            )
+            with contextlib.suppress(WeightsError):
+                read_pickle(tmp_path / "x.pt")

@@ -307,7 +307,9 @@ class AvsalCLI(LightningCLI):
     def _new_run_folder(self) -> Path:
         if _RUN not in os.environ:  # processes that the trainer launches inherit the first one's choice
             logs = self.subcommand == "fit" and not self._get(self.config_init, "trainer").get("fast_dev_run")
-            os.environ[_RUN] = str(new_run_folder(self._root(), make=logs and rank_zero_only.rank == 0))
+            os.environ[_RUN] = str(
+                new_run_folder(self._root(), make=logs and getattr(rank_zero_only, "rank", 0) == 0)
+            )
         return Path(os.environ[_RUN])
 
     def _missing_callbacks(self, config: Mapping[str, Any]) -> list[Callback]:

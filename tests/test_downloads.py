@@ -22,7 +22,7 @@ from avsal.downloads import download, extract, extract_member
 from avsal.errors import DataError, DownloadError, WeightsError
 
 CONTENT = random.Random(0).randbytes(5000)
-FLIPPED = Path(__file__).parent / "hostile" / "flipped.tar.gz"
+FLIPPED = Path(__file__).parent / "cases" / "flipped.tar.gz"
 
 Answer = tuple[int, dict[str, Any], bytes]
 

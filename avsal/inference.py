@@ -6,6 +6,7 @@ is steady and by time where it is not, so that a map always belongs to the time 
 
 from __future__ import annotations
 
+import copy
 import math
 from bisect import bisect_left
 from collections import deque
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from avsal.data.frames import FramePreprocessor
-from avsal.errors import ConfigError
+from avsal.errors import ConfigError, WeightsError
 from avsal.io.audio import AudioStream
 from avsal.io.limits import check
 from avsal.io.video import DecodeReport, Frame, MediaInfo, VideoStream
@@ -27,7 +28,7 @@ from avsal.types import ClipSpec, Coverage, SaliencyOutput
 if TYPE_CHECKING:
     import numpy as np
 
-    from avsal.models.base import SaliencyModule
+    from avsal.models.base import SaliencyModule, SaliencyNetwork
 
 
 # What the ring of frames and the pictures that wait for their maps may take, and the sound of one batch in samples.
@@ -238,10 +239,7 @@ class VideoPrediction(Iterator[FrameMap]):
         except BaseException:
             self._stream.close()
             raise
-        network = module.network
-        from avsal.models.base import WindowRunner
-
-        self._runner = network.window_runner() if reuse else WindowRunner(network)
+        self._reuse = reuse
         self._results = self._run()
 
     def _bound_batch(self) -> None:
@@ -294,8 +292,10 @@ class VideoPrediction(Iterator[FrameMap]):
         self._results.close()
 
     def _run(self) -> Generator[FrameMap]:
-        training = self.module.training
-        self.module.eval()
+        from avsal.models.base import WindowRunner
+
+        network = self._network = _still(self.module.network)
+        self._runner = network.window_runner() if self._reuse else WindowRunner(network)
         pending: list[_Window] = []
         try:
             with self._stream:
@@ -307,7 +307,6 @@ class VideoPrediction(Iterator[FrameMap]):
                 if pending:
                     yield from self._predict(pending)
         finally:
-            self.module.train(training)
             if self._sound is not None:
                 self._sound.close()
 
@@ -322,17 +321,26 @@ class VideoPrediction(Iterator[FrameMap]):
         return _Kept(frame.index, frame.time, pixels, frame.image if wanted else None)
 
     def _predict(self, windows: list[_Window]) -> Iterator[FrameMap]:
-        device = self.module.device
+        device, dtype = self.module.device, _number_type(self._network)
         # Every distinct frame travels to the device once; windows are gathered there.
         distinct = {kept.index: kept for window in windows for kept in window.frames}
         order = {index: place for place, index in enumerate(sorted(distinct))}
-        pixels = torch.stack([distinct[index].pixels for index in order], dim=1).to(device)
+        pixels = torch.stack([distinct[index].pixels for index in order], dim=1).to(device, dtype)
         frame_ids = torch.tensor([[kept.index for kept in window.frames] for window in windows])
         places = torch.tensor([[order[kept.index] for kept in window.frames] for window in windows])
         video = pixels[:, places.to(device)].transpose(0, 1)
         with torch.inference_mode():
-            output = self._runner(video, frame_ids, self._audio_input(windows, video))
-            maps = output.saliency().cpu()
+            sound = self._audio_input(windows, video)
+            output = self._runner(video, frame_ids, sound if sound is None else sound.to(dtype))
+            maps = output.saliency().float().cpu()
+        bad = ~torch.isfinite(maps).flatten(1).all(1)
+        if bad.any():
+            first = windows[int(bad.nonzero()[0])].target
+            raise WeightsError(
+                f"{self.path}: the network's map of frame {first.index} ({first.time:.2f} s) holds NaN or infinite "
+                f"values. Its weights are damaged, or {str(dtype).removeprefix('torch.')} is too narrow for it; load "
+                "it again, in float32."
+            )
         yield from self._results_of(windows, maps, output)
 
     def _results_of(self, windows: list[_Window], maps: Tensor, output: SaliencyOutput) -> Iterator[FrameMap]:
@@ -360,7 +368,7 @@ class VideoPrediction(Iterator[FrameMap]):
 
     def _audio_input(self, windows: list[_Window], video: Tensor) -> Tensor | None:
         if self._sound is None or self.spec.audio is None:
-            return self.module.network.audio_input(video)
+            return self._network.audio_input(video)
         rate = self._sound.rate
         waves, begins = [], []
         for window in windows:
@@ -378,13 +386,29 @@ class VideoPrediction(Iterator[FrameMap]):
         times = torch.tensor([w.times for w in windows], dtype=torch.float64)
         has_audio = torch.full((len(waves),), self._sound.has_audio)
         device = video.device
-        return self.module.network.audio_input(
+        return self._network.audio_input(
             video,
             padded.to(device),
             lengths.to(device),
             has_audio.to(device),
             (times - torch.tensor(begins, dtype=torch.float64)[:, None]).to(device),
         )
+
+
+def _still(network: SaliencyNetwork) -> SaliencyNetwork:
+    """Return the network for inference: itself, or in training mode a twin in eval mode.
+
+    The twin shares the parameters and has buffers of its own. The network itself is left as it is: whoever trains it,
+    or predicts with it at the same time, sees nothing of this prediction.
+    """
+    if not any(part.training for part in network.modules()):
+        return network
+    return copy.deepcopy(network, {id(value): value for value in network.parameters()}).eval()
+
+
+def _number_type(network: SaliencyNetwork) -> torch.dtype:
+    """Return the type of a network's floating-point weights."""
+    return next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
 
 
 def predict_video(
@@ -401,7 +425,9 @@ def predict_video(
     """Return an iterator over the maps of a video; memory does not grow with its length.
 
     Args:
-        module: any model of the zoo; it is put into eval mode while the iterator runs.
+        module: any model of the zoo, in any mode, on any device, of any floating-point type. It is not changed: in
+            training mode a twin in eval mode predicts, which shares its parameters. So several iterators may run at
+            once, in one thread or in several; do not train the module, move it or change its mode meanwhile.
         path: any file that FFmpeg can open; without a sound track the paper's rule for missing sound holds.
         batch_size: windows that go through the network at once.
         coverage: "full" gives every decoded frame exactly one map: windows are clamped at both ends and
@@ -420,6 +446,7 @@ def predict_video(
     Raises:
         MediaError: the file cannot be read at all.
         ConfigError: an option is not valid.
+        WeightsError: a map has NaN or infinite values (raised by the iterator).
     """
     return VideoPrediction(
         module,

@@ -51,7 +51,10 @@ class SpectrogramWindows(nn.Module):
                 points,
                 self.hop,
                 len(self.hann),
-                self.hann,
+                # Made here where the network's type has rounded the buffer.
+                self.hann
+                if self.hann.dtype == torch.float32
+                else torch.hann_window(len(self.hann), device=waveform.device),
                 center=False,
                 return_complex=True,
             )

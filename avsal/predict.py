@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 from avsal.data.gaze.options import Reading, from_arguments
 from avsal.data.gaze.options import add_arguments as add_gaze_arguments
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
-from avsal.files import sha256_of, writing
+from avsal.files import sha256_of, shown, writing
 
 if TYPE_CHECKING:
     from avsal.io.video import MediaInfo
@@ -136,7 +137,7 @@ def main(args: argparse.Namespace) -> int:
     )
     settings = _with_gaze(settings, args.gaze, paths)
     folders = result_folders(paths, args.out)
-    todo = [path.is_file() and (args.overwrite or not folders[path].exists()) for path in paths]
+    todo = [os.path.isfile(path) and (args.overwrite or not os.path.exists(folders[path])) for path in paths]
     module: SaliencyModule | None = None
     if any(todo):
         from avsal.zoo import from_pretrained
@@ -179,15 +180,32 @@ def expand(inputs: Sequence[str]) -> list[Path]:
 
     A folder without files is returned itself, to be reported among the inputs that failed.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for name in inputs:
         path = Path(name)
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) or [path]
-        for one in inside:
-            found.setdefault(one.resolve(), one)
+        inside = _files_in(path) if os.path.isdir(path) else []
+        for one in inside or [path]:
+            found.setdefault(str(place_of(one)), one)
     return list(found.values())
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder and the links that lead nowhere, which are reported; none if it cannot be read."""
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+    return [
+        path for path in entries if os.path.isfile(path) or (path.is_symlink() and not os.path.isdir(path))
+    ]
+
+
+def place_of(path: Path) -> Path:
+    """Return where a path leads, as far as it can be followed; never raises."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL in the name
+        return path
 
 
 def result_folders(paths: Iterable[Path], out: Path) -> dict[Path, Path]:
@@ -199,11 +217,13 @@ def result_folders(paths: Iterable[Path], out: Path) -> dict[Path, Path]:
     """
     folders: dict[Path, Path] = {}
     for path in paths:
-        place = path.resolve()
+        place = place_of(path)
         mark = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
-        plain, own = out / (path.stem or "_"), out / f"{path.stem or '_'}-{mark}"
+        stem = path.stem or "_"
+        short = os.fsdecode(os.fsencode(stem)[:240])  # names end at 255 bytes
+        plain, own = out / stem, out / f"{short}-{mark}"
         taken = plain in folders.values() or _holds_another(plain, place)
-        folders[path] = own if taken or own.exists() else plain
+        folders[path] = own if taken or os.path.exists(own) else plain
     return folders
 
 
@@ -214,7 +234,7 @@ def _holds_another(folder: Path, place: Path) -> bool:
         return False
     if "path" not in there:  # of an older version
         return there.get("name") != place.name
-    return there["path"] != str(place) and Path(there["path"]).is_file()
+    return there["path"] != str(place) and os.path.isfile(there["path"])
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -288,7 +308,7 @@ def _kept(path: Path, folder: Path, settings: Settings) -> bool:
 
 def _source(path: Path) -> dict[str, Any]:
     size = path.stat().st_size if path.is_file() else None
-    return {"name": path.name, "bytes": size, "path": str(path.resolve())}
+    return {"name": path.name, "bytes": size, "path": str(place_of(path))}
 
 
 def predict_files(
@@ -342,7 +362,7 @@ def predict_files(
     with Progress(*columns, console=console, disable=not progress, transient=True) as bar:
         for path in paths:
             folder = folders[path]
-            task = bar.add_task(path.name, total=None, rate="")
+            task = bar.add_task(shown(path.name), total=None, rate="")
             began = time.perf_counter()
 
             def tick(done: int, total: int | None, task: Any = task, began: float = began) -> None:
@@ -369,10 +389,18 @@ def _one(
     tick: Callable[[int, int | None], None],
     gaze: Path | None,
 ) -> Outcome:
-    if path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        if is_folder:
+            next(path.iterdir(), None)
+    except FileNotFoundError:
+        raise MediaError(f"{path}: there is no such file; check the name.") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error}).") from None
+    if is_folder:
         raise MediaError(f"{path}: the folder holds no files; name a video or a folder of videos.")
     if not path.is_file():
-        raise MediaError(f"{path}: there is no such file; check the name.")
+        raise MediaError(f"{path}: no regular file; name a video or a folder of videos.")
     if folder.exists() and not overwrite:
         if _kept(path, folder, settings):
             return Outcome(path, "kept", folder)
@@ -545,18 +573,22 @@ def _drawn(points: np.ndarray, times: np.ndarray) -> int:
 def report(outcomes: Sequence[Outcome]) -> int:
     """Print what became of each input and return the exit status."""
     for outcome in outcomes:
+        place = shown(outcome.folder or outcome.path)
         if outcome.status == "done":
             rate = outcome.frames / max(outcome.seconds, 1e-9)
-            print(
-                f"{outcome.folder}: {outcome.frames} frames in {outcome.seconds:.1f} s ({rate:.1f} frames/s)"
-            )
+            print(f"{place}: {outcome.frames} frames in {outcome.seconds:.1f} s ({rate:.1f} frames/s)")
             if outcome.message:
-                print(f"  note: {outcome.message}", file=sys.stderr)
+                print(f"  note: {_said(outcome)}", file=sys.stderr)
         elif outcome.status == "kept":
-            print(f"{outcome.folder}: already there, kept (--overwrite computes it again)")
+            print(f"{place}: already there, kept (--overwrite computes it again)")
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         print(f"{len(failed)} of {len(outcomes)} inputs failed:", file=sys.stderr)
         for outcome in failed:
-            print(f"  {outcome.message}", file=sys.stderr)
+            print(f"  {_said(outcome)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _said(outcome: Outcome) -> str:
+    message = (outcome.message or "").replace(str(outcome.path), shown(outcome.path))
+    return "\n".join(shown(line) for line in message.splitlines())

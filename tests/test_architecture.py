@@ -225,6 +225,7 @@ def test_the_commands_load_their_rooms_when_they_run() -> None:
         "collections",
         "errno",
         "importlib",
+        "io",
         "lazy_loader",
         "os",
         "sys",

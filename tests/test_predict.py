@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -747,3 +750,71 @@ def test_a_network_of_generated_clips_says_on_real_video_what_to_use_instead(
     assert summary["advice"] is None
     # On the clips that it was made for, the network needs no word of warning.
     assert advice("stavis-tiny-synthav", Path("video/SynthAV_congruent/c0001_easy.mp4")) is None
+
+
+def test_one_bad_path_does_not_stop_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = write_clip(tmp_path / "small.mp4", frames=3, fps=25)
+    loop, folder, closed = tmp_path / "loop.mp4", tmp_path / "folder", tmp_path / "closed"
+    loop.symlink_to(loop)
+    folder.mkdir()
+    closed.mkdir()
+    (folder / "one.mp4").write_bytes(small.read_bytes())
+    (folder / "lost.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff\xfed\n.mp4")
+    long = tmp_path / ("n" * 251 + ".mp4")
+    for path in (strange, long):
+        Path(path).write_bytes(small.read_bytes())
+    listed = Path.iterdir
+
+    def iterdir(self: Path) -> Any:
+        if self == closed:
+            raise PermissionError(13, "Permission denied", str(self))
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    too_long = tmp_path / ("x" * 300 + ".mp4")
+    words = [small, loop, too_long, closed, closed / "in.mp4", folder, strange, long, "last\nline.mp4"]
+    assert run(*words) == 1
+    done = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"small", "one", long.stem} <= done
+    assert not [name for name in done if name.startswith(".")]
+    said = capfd.readouterr().err
+    assert "6 of 10 inputs failed" in said
+    for part in ("loop.mp4: cannot be opened (Too many levels", "cannot be opened (File name too long)",
+                 "closed: cannot be opened (Permission denied)", "lost.mp4: there is no such file",
+                 "last\\x0aline.mp4"):  # fmt: skip
+        assert part in said, said
+
+
+def test_runs_that_share_an_output_folder_lose_nothing(
+    stavis: SaliencyModule, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = Settings("small", overlay=False)
+    begun = threading.Barrier(3)
+
+    def work(_: int) -> list[str]:
+        begun.wait()
+        return [
+            one.status for one in predict_files(stavis, [clip], out, settings, overwrite=True, progress=False)
+        ]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(3))) == [["done"]] * 3
+    assert [path.name for path in out.iterdir()] == ["clip"]
+    assert summary_of(out / "clip")["frames"] == 24
+    assert len(np.load(out / "clip" / "maps.npy")) == 24
+
+
+def test_weights_that_give_nan_fail_the_file_and_are_named(
+    stavis: SaliencyModule, clip: Path, tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(stavis)
+    with torch.no_grad():
+        next(broken.network.parameters()).flatten()[0] = torch.nan
+    (outcome,) = predict_files(broken, [clip], tmp_path / "out", Settings("x", overlay=False), progress=False)
+    assert outcome.status == "failed"
+    assert "map of frame 0 (0.00 s) holds NaN or infinite values" in str(outcome.message)
+    assert list((tmp_path / "out").iterdir()) == []

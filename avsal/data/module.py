@@ -194,8 +194,9 @@ class SaliencyDataModule(L.LightningDataModule):
         errors = []
         places = sorted({0, len(items) // 2, len(items) - 1})
         for place in places:
-            opened = items[place].open(sound=False)
+            opened = None
             try:
+                opened = items[place].open(sound=False)
                 middle = opened.count // 2
                 opened.frames.read([middle])
                 if opened.annotation is not None:
@@ -209,7 +210,8 @@ class SaliencyDataModule(L.LightningDataModule):
                     raise
                 errors.append(f"{items[place].name}: {error}")
             finally:
-                opened.close()
+                if opened is not None:
+                    opened.close()
         if len(errors) == len(places):
             raise DataError(f"{type(self).__name__}: none of the videos tried can be read. {errors[0]}")
         for message in errors:

@@ -9,9 +9,10 @@ clips would have to be cut before training; h5py is a dependency already, for MA
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def pack(
             found = []
         splits[split] = [item.name for item in found]
         items |= {item.name: item for item in found}
-    with writing(out) as part, h5py.File(part, "w") as file:
+    with writing(out) as part, h5py.File(part, "w", libver=("v110", "v110")) as file:
         for done, (name, item) in enumerate(items.items(), 1):
             try:
                 _write_video(file, item, spec)
@@ -120,18 +121,18 @@ def _write_video(file: Any, item: VideoItem, spec: ClipSpec) -> None:
         count = opened.count
         preprocess = FramePreprocessor(spec)
         frames = group.create_dataset(
-            "frames", (count, 3, *spec.size), dtype=np.uint8, chunks=(1, 3, *spec.size)
+            "frames", (count, 3, *spec.size), dtype=np.uint8, chunks=(1, 3, *spec.size), fletcher32=True
         )
         for begin in range(0, count, BLOCK):
             pixels = preprocess.resized(opened.frames.read(range(begin, min(begin + BLOCK, count))))
             if pixels.dtype != torch.uint8:
                 raise ConfigError("this network's resize does not end in 8 bits; its data cannot be packed.")
             frames[begin : begin + len(pixels)] = pixels.numpy()
-        group.create_dataset("times", data=opened.frames.times[:count])
+        group.create_dataset("times", data=opened.frames.times[:count], fletcher32=True)
         group.attrs["fps"] = float(item.fps or opened.frames.fps)
         group.attrs["listed"] = int(item.frames or count)
         if opened.gaze is not None:
-            group.create_dataset("gaze", data=opened.gaze)
+            group.create_dataset("gaze", data=opened.gaze, fletcher32=True)
         _write_sound(group, opened)
         if opened.annotation is not None:
             _write_annotation(group.create_group("annotation"), opened.annotation, count)
@@ -149,7 +150,7 @@ def _write_sound(group: Any, opened: OpenItem) -> None:
         pieces.append(stream.read(begin, begin + step).numpy())
         begin += step
     wave = np.concatenate(pieces)
-    sound = group.create_dataset("sound", data=wave[: stream.length])
+    sound = group.create_dataset("sound", data=wave[: stream.length], fletcher32=len(wave) > 0)
     sound.attrs["rate"], sound.attrs["has_audio"] = stream.rate, stream.has_audio
 
 
@@ -161,9 +162,13 @@ def _write_annotation(group: Any, annotation: Annotation, count: int) -> None:
             np.column_stack([np.full(len(where), k), where, who])
             for k, (where, who) in enumerate(found or (NO_POINTS, np.zeros(0, np.int64)) for found in points)
         ]
-        group.create_dataset("points", data=np.concatenate(rows).astype(np.int32), compression="gzip")
+        group.create_dataset(
+            "points", data=np.concatenate(rows).astype(np.int32), compression="gzip", fletcher32=True
+        )
     # Negatives of images come from other images.
-    group.create_dataset("union", data=annotation.union().astype(np.int32), compression="gzip")
+    group.create_dataset(
+        "union", data=annotation.union().astype(np.int32), compression="gzip", fletcher32=True
+    )
     sigma = getattr(annotation, "sigma", None)
     if sigma is not None:
         group.attrs["sigma"] = sigma
@@ -177,7 +182,7 @@ def _write_annotation(group: Any, annotation: Annotation, count: int) -> None:
             grey = bool(np.array_equal(np.rint(density * 255).astype(np.float32) / np.float32(255), density))
             maps = group.create_dataset(
                 "maps", (count, *density.shape), dtype=np.uint8 if grey else np.float32,
-                chunks=(1, *density.shape), compression="gzip", compression_opts=1,
+                chunks=(1, *density.shape), compression="gzip", compression_opts=1, fletcher32=True,
             )  # fmt: skip
         if density.shape != maps.shape[1:]:
             raise DataError(f"frame {k}: a map of {density.shape} among maps of {maps.shape[1:]}.")
@@ -195,11 +200,11 @@ def packed_items(path: Path, split: str, spec: ClipSpec) -> list[VideoItem]:
     """
     file = _file(path)
     try:
-        made = json.loads(file.attrs["spec"])
-        names = json.loads(file.attrs["splits"])[split]
-    except KeyError as error:
+        made = dict(json.loads(file.attrs["spec"]))
+        names = [str(name) for name in json.loads(file.attrs["splits"])[split]]
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
         raise DataError(
-            f"{path}: not a complete pack (no {error}); make it again with 'avsal data pack'."
+            f"{path}: not a complete pack ({error}); make it again with 'avsal data pack'."
         ) from error
     wanted = frame_key(spec)
     if not wanted["audio"]:  # a network that does not hear can use a pack with sound
@@ -211,15 +216,55 @@ def packed_items(path: Path, split: str, spec: ClipSpec) -> list[VideoItem]:
             f"{path} was packed for {key}={made.get(key)}, the model needs {key}={wanted[key]}; pack the "
             "data set again with --model."
         )
-    return [_item(path, name, file[name].attrs) for name in names]
+    return [_item(path, name) for name in names]
 
 
-def _item(path: Path, name: str, attributes: Mapping[str, Any]) -> VideoItem:
+def _item(path: Path, name: str) -> VideoItem:
     where = _Where(path, name)
+    listed: int | None = None
+    fps: float | None = None
+    # Where these are damaged, opening the video says so, and leaves it out.
+    with contextlib.suppress(DataError), where.reading():
+        attributes = where.group().attrs
+        listed, fps = int(attributes["listed"]), float(attributes["fps"])
     return VideoItem(
-        name, int(attributes["listed"]), float(attributes["fps"]), where.frames, where.annotation, None,
-        where.gaze, where.sound, files=(path,),
-    )  # fmt: skip
+        name, listed, fps, where.frames, where.annotation, None, where.gaze, where.sound, files=(path,)
+    )
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path, name: str) -> Iterator[None]:
+    """Turn whatever HDF5 says of a damaged video into a `DataError` that names it."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{name}: damaged in the pack {path} ({text}); pack the data set again.") from error
+
+
+def _child(group: Any, name: str) -> Any:
+    """Return a group or data set inside a pack; what lies outside the file is not followed.
+
+    Raises:
+        DataError: on the way is a link to elsewhere, or the values are stored in other files.
+    """
+    import h5py
+
+    for part in name.split("/"):
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise KeyError(f"{name!r} is missing, or a link")
+        group = group[part]
+    if isinstance(group, h5py.Dataset) and (group.is_virtual or group.external):
+        raise ValueError(f"the values of {name!r} are stored in other files")
+    return group
+
+
+def _whole(group: Any, name: str) -> NDArray[Any]:
+    """Return all values of a data set, which may not be many more than its bytes in the file can hold."""
+    data = _child(group, name)
+    if data.nbytes > 2**20 + 1100 * data.id.get_storage_size():
+        raise ValueError(f"{name!r} announces {data.nbytes:,} bytes, which are not in the file")
+    return np.asarray(data[()])
 
 
 _OPEN: dict[tuple[int, Path], Any] = {}
@@ -244,29 +289,39 @@ class _Where:
     name: str
 
     def group(self) -> Any:
-        return _file(self.path)[self.name]
+        return _child(_file(self.path), self.name)
 
     def frames(self) -> Frames:
-        return PackedFrames(self.group())
+        with self.reading():
+            return PackedFrames(self)
 
     def sound(self, rate: int | None) -> Any:
-        group = self.group()
-        return PackedSound(group["sound"]) if "sound" in group else None
+        with self.reading():
+            return PackedSound(self) if "sound" in self.group() else None
 
     def gaze(self) -> Any:
-        group = self.group()
-        return group["gaze"][()] if "gaze" in group else None
+        with self.reading():
+            group = self.group()
+            return _whole(group, "gaze") if "gaze" in group else None
 
     def annotation(self) -> Any:
-        group = self.group()
-        return open_annotation(group["annotation"]) if "annotation" in group else None
+        with self.reading():
+            return _annotation(self) if "annotation" in self.group() else None
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        return _reading(self.path, self.name)
 
 
 class PackedFrames:
     """Frames of the network's size."""
 
-    def __init__(self, group: Any) -> None:
-        self._data, self.times, self.fps = group["frames"], group["times"][()], float(group.attrs["fps"])
+    def __init__(self, where: _Where) -> None:
+        group = where.group()
+        self._where, self._data = where, _child(group, "frames")
+        self.times, self.fps = _whole(group, "times"), float(group.attrs["fps"])
+        shape, kind = self._data.shape, self._data.dtype
+        if len(shape) != 4 or shape[1] != 3 or kind != np.uint8 or shape[0] != len(self.times):
+            raise ValueError(f"frames of the form {shape} and type {kind}, {len(self.times)} times")
 
     def __len__(self) -> int:
         return len(self.times)
@@ -274,13 +329,15 @@ class PackedFrames:
     def resized(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return (n, 3, H, W) uint8 for increasing indices."""
         first, last = indices[0], indices[-1]
-        if last - first < 2 * len(indices):  # one read of a block, then a selection
-            return self._data[first : last + 1][np.asarray(indices) - first]
-        return np.stack([self._data[k] for k in indices])
+        with self._where.reading():
+            if last - first < 2 * len(indices):  # one read of a block, then a selection
+                return self._data[first : last + 1][np.asarray(indices) - first]
+            return np.stack([self._data[k] for k in indices])
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return (n, H, W, 3) uint8."""
-        return np.stack([self._data[k] for k in indices]).transpose(0, 2, 3, 1)
+        with self._where.reading():
+            return np.stack([self._data[k] for k in indices]).transpose(0, 2, 3, 1)
 
     def close(self) -> None:
         """The file stays open for the other videos."""
@@ -289,17 +346,18 @@ class PackedFrames:
 class PackedSound:
     """The waveform, read like an `avsal.io.audio.AudioStream`."""
 
-    def __init__(self, data: Any) -> None:
-        self._data = data
-        self.rate, self.has_audio = int(data.attrs["rate"]), bool(data.attrs["has_audio"])
-        self.length = len(data)
+    def __init__(self, where: _Where) -> None:
+        self._where, self._data = where, _child(where.group(), "sound")
+        self.rate, self.has_audio = int(self._data.attrs["rate"]), bool(self._data.attrs["has_audio"])
+        self.length = len(self._data)
 
     def read(self, begin: int, end: int) -> torch.Tensor:
         """Return the samples begin..end; zeros outside the file."""
         out = torch.zeros(max(end - begin, 0))
         low, high = max(begin, 0), min(end, self.length)
         if low < high:
-            out[low - begin : high - begin] = torch.from_numpy(self._data[low:high])
+            with self._where.reading():
+                out[low - begin : high - begin] = torch.from_numpy(self._data[low:high])
         return out
 
     def close(self) -> None:
@@ -309,17 +367,18 @@ class PackedSound:
 class PackedMaps:
     """Maps and fixations of one video."""
 
-    def __init__(self, group: Any) -> None:
-        self._maps = group.get("maps")
-        self._union: IntArray = group["union"][()].astype(np.int64)
-        self.size = (int(group.attrs["size"][0]), int(group.attrs["size"][1]))
-        self._table = _table(group, self.size) if "points" in group else None
+    def __init__(self, where: _Where, group: Any, size: tuple[int, int]) -> None:
+        self._where, self.size = where, size
+        self._maps = _child(group, "maps") if "maps" in group else None
+        self._union: IntArray = _whole(group, "union").astype(np.int64)
+        self._table = _table(group, size) if "points" in group else None
 
     def density(self, frame: int) -> NDArray[np.float32] | None:
         """Return the map of a frame; None where there is none."""
         if self._maps is None or not 0 <= frame < len(self._maps):
             return None
-        density = self._maps[frame]
+        with self._where.reading():
+            density = self._maps[frame]
         if not density.any():
             return None
         return density.astype(np.float32) / np.float32(255) if density.dtype == np.uint8 else density
@@ -334,18 +393,17 @@ class PackedMaps:
 
 
 def _table(group: Any, size: tuple[int, int]) -> FixationTable:
-    rows = group["points"][()].astype(np.int64).reshape(-1, 4)
+    rows = _whole(group, "points").astype(np.int64).reshape(-1, 4)
     return FixationTable(rows[:, 0], rows[:, 1:3], rows[:, 3], size)
 
 
-def open_annotation(group: Any) -> Annotation:
-    """Return the annotation of one video's group."""
-    if "sigma" in group.attrs:
-        size = (int(group.attrs["size"][0]), int(group.attrs["size"][1]))
-        none = np.zeros(0)
-        table = (
-            _table(group, size) if "points" in group else FixationTable.build(none, none, none, none, size)
-        )
-        sigma = group.attrs["sigma"]
-        return PointAnnotation(table, tuple(map(float, sigma)) if np.ndim(sigma) else float(sigma))  # type: ignore[arg-type]
-    return PackedMaps(group)
+def _annotation(where: _Where) -> Annotation:
+    """Return the annotation of one video."""
+    group = _child(where.group(), "annotation")
+    size = (int(group.attrs["size"][0]), int(group.attrs["size"][1]))
+    if "sigma" not in group.attrs:
+        return PackedMaps(where, group, size)
+    none = np.zeros(0)
+    table = _table(group, size) if "points" in group else FixationTable.build(none, none, none, none, size)
+    sigma = group.attrs["sigma"]
+    return PointAnnotation(table, tuple(map(float, sigma)) if np.ndim(sigma) else float(sigma))  # type: ignore[arg-type]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 from avsal.data import pack as packing
 from avsal.data.counts import Counts
+from avsal.data.items import VideoItem
 from avsal.data.pack import pack
 from avsal.data.sets.audiovisual import LayoutDataModule, SynthAVDataModule
 from avsal.data.sets.salicon import SALICONDataModule
 from avsal.data.sets.video_database import HEVC33DataModule
 from avsal.data.synthetic import generate
-from avsal.errors import ConfigError, DataError
+from avsal.errors import ConfigError, DataError, OutputError
 from avsal.types import AudioSpec, ClipSpec
 
 SPEC = ClipSpec(
@@ -170,3 +174,146 @@ def _spy(opened):
         return original(self)
 
     return counted
+
+
+# -- damaged and forged packs ------------------------------------------------------------------------------
+
+
+def packed(root: Path, path: Path) -> list[str]:
+    pack(SynthAVDataModule(root, num_workers=0), path, SPEC)
+    with h5py.File(path) as file:
+        return json.loads(file.attrs["splits"])["train"]
+
+
+def read_all(item: VideoItem) -> None:
+    """Read everything that is stored of a video."""
+    opened = item.open(None)
+    opened.frames.resized(range(opened.count))
+    opened.frames.read(range(opened.count))
+    opened.audio.read(0, opened.audio.length)
+    opened.annotation.union()
+    for k in range(opened.count):
+        opened.annotation.density(k)
+
+
+def train(path: Path) -> SynthAVDataModule:
+    """Go through two epochs of training and one of validation."""
+    data = SynthAVDataModule(path, spec=SPEC, num_workers=0, batch_size=2)
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.train_dataloader(), data.val_dataloader()):
+        assert len(list(loader)) > 0
+    return data
+
+
+def flip(path: Path, name: str, part: str) -> None:
+    """Change one bit of stored values, as a failing disk does."""
+    with h5py.File(path) as file:
+        data = file[f"{name}/{part}"]
+        info = data.id.get_chunk_info(data.id.get_num_chunks() // 2)
+        place = info.byte_offset + info.size // 2
+    content = bytearray(path.read_bytes())
+    content[place] ^= 8
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.filterwarnings("ignore:SynthAVDataModule")
+@pytest.mark.parametrize("part", ["frames", "times", "sound", "annotation/maps", "annotation/points"])
+def test_a_flipped_bit_is_noticed_and_costs_one_video(root, tmp_path, part):
+    path = tmp_path / "p.h5"
+    bad = packed(root, path)[0]
+    flip(path, bad, part)
+    found = {}
+    for item in packing.packed_items(path, "train", SPEC):
+        try:
+            read_all(item)
+        except DataError as error:
+            found[item.name] = str(error)
+    assert list(found) == [bad]
+    assert found[bad].startswith(f"{bad}: damaged in the pack {path}")
+    train(path)
+
+
+def spoil(path: Path, name: str, kind: str, other: Path) -> None:
+    """Forge or damage what is stored of one video."""
+    with h5py.File(path, "r+") as file:
+        group = file[name]
+        if kind == "no frames":
+            del group["frames"]
+        elif kind == "no rate":
+            del group.attrs["fps"]
+        elif kind == "rate in words":
+            group.attrs["fps"] = "fast"
+        elif kind == "frames of another form":
+            del group["frames"]
+            group["frames"] = np.zeros((5, 4), np.uint8)
+        elif kind == "gone":
+            del file[name]
+        elif kind == "external link":
+            del group["frames"]
+            group["frames"] = h5py.ExternalLink(str(other), f"{name}/frames")
+        elif kind == "external group":
+            del file[name]
+            file[name] = h5py.ExternalLink(str(other), name)
+        elif kind == "soft link":
+            del group["frames"]
+            group["frames"] = h5py.SoftLink("/nowhere")
+        elif kind == "external storage":
+            secret = path.with_name("secret")
+            secret.write_bytes(b"s" * 8 * len(group["times"]))
+            times = len(group["times"])
+            del group["times"]
+            group.create_dataset("times", (times,), np.float64, external=[(str(secret), 0, 8 * times)])
+        elif kind == "virtual":
+            frames = group["frames"]
+            layout = h5py.VirtualLayout(frames.shape, np.uint8)
+            layout[:] = h5py.VirtualSource(str(other), f"{name}/frames", frames.shape)
+            del group["frames"]
+            group.create_virtual_dataset("frames", layout)
+        else:
+            assert kind == "announces terabytes"
+            del group["times"]
+            group.create_dataset("times", (2**40,), np.float64, chunks=(2**16,))
+
+
+@pytest.mark.filterwarnings("ignore:SynthAVDataModule")
+@pytest.mark.parametrize(
+    "kind",
+    ["no frames", "no rate", "rate in words", "frames of another form", "gone", "external link", "external group",
+     "soft link", "external storage", "virtual", "announces terabytes"],
+)  # fmt: skip
+def test_a_damaged_or_forged_video_is_left_out_and_nothing_outside_the_pack_is_read(root, tmp_path, kind):
+    path, other = tmp_path / "p.h5", tmp_path / "other.h5"
+    bad = packed(root, path)[0]
+    other.write_bytes(path.read_bytes())
+    spoil(path, bad, kind, other)
+    found = {}
+    for item in packing.packed_items(path, "train", SPEC):
+        try:
+            read_all(item.counted())
+        except DataError as error:
+            found[item.name] = str(error)
+    assert list(found) == [bad]
+    assert f"{bad}: damaged in the pack" in found[bad]
+    data = train(path)
+    assert bad in data.left_out
+    assert bad not in [item.name for item in data.split_items("train")] or kind != "gone"
+
+
+@pytest.mark.parametrize("attribute", ["spec", "splits"])
+@pytest.mark.parametrize("value", ["{", "[1, 2]", 5])
+def test_a_pack_with_a_damaged_table_of_contents_is_refused(root, tmp_path, attribute, value):
+    packed(root, tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5", "r+") as file:
+        file.attrs[attribute] = value
+    with pytest.raises(DataError, match="not a complete pack"):
+        packing.packed_items(tmp_path / "p.h5", "train", SPEC)
+
+
+def test_a_full_disk_leaves_no_pack_and_is_said(root, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError("[Errno 28] Can't write data (errno = 28, error message = 'No space left on device')")
+
+    monkeypatch.setattr(packing, "_write_sound", full)
+    with pytest.raises(OutputError, match=r"p\.h5: cannot be written \(No space left on device\)"):
+        pack(SynthAVDataModule(root, num_workers=0), tmp_path / "p.h5", SPEC)
+    assert list(tmp_path.iterdir()) == []

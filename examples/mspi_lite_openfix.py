@@ -51,6 +51,14 @@ class Clip:
     size: tuple[int, int]
 
 
+def load_isp(source: str, size: Sequence[int]) -> ISPModule:
+    """Return an image checkpoint that looks at pictures of the given area."""
+    found = avsal.from_pretrained(source)
+    isp = ISPModule(**{**found.hparams, "size": tuple(size)})
+    isp.load_state_dict(found.state_dict())
+    return isp.eval()
+
+
 def encode(isp: ISPModule, frames: Tensor) -> tuple[Tensor, ...]:
     """Return the encoder's maps of uint8 frames (n, 3, H, W) as float16."""
     parts = []
@@ -226,8 +234,7 @@ def train(isp_source: str, clips: list[Clip], photos: list[Any], settings: dict[
     """Train the image stream, then the video network, and write both."""
     began = time.perf_counter()
     torch.manual_seed(0)
-    isp = avsal.from_pretrained(isp_source)
-    assert isinstance(isp, ISPModule)
+    isp = load_isp(isp_source, settings["model"]["size"])
     tune_image(isp, clips, photos, settings["frames"])
     isp.save_pretrained(out / "image")
     video = MSPIModule(**settings["model"])
@@ -253,8 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_flush_denormal(True)
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    isp = avsal.from_pretrained(args.isp).eval()
-    assert isinstance(isp, ISPModule)
+    isp = load_isp(args.isp, settings["model"]["size"])
     clips = read_clips(args.folder, isp, settings)
     photos = photographs(args.photos, isp, settings["frames"]["photos"])
     held: dict[str, set[str]] = {"all": set()}

@@ -19,7 +19,7 @@ from avsal.errors import AvsalError, nearest
 COMMANDS = {
     "predict": ("saliency maps and overlay videos for video files", "avsal.predict"),
     "evaluate": ("score maps that any program wrote", "avsal.evaluate"),
-    "data": ("list, fetch, check, pack and generate data sets", "avsal.data.commands"),
+    "data": ("list, fetch, check, import, pack and generate data sets", "avsal.data.commands"),
     "zoo": ("list and check the registry of checkpoints", "avsal.zoo.commands:zoo"),
     "info": ("a checkpoint's or a model's size, input, licence and sources", "avsal.zoo.commands:info"),
     "convert": ("turn the authors' weights into avsal's", "avsal.zoo.commands:convert"),

@@ -31,11 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--fold", type=int, metavar="K", help="fold of the lists")
     check.add_argument("--quick", action="store_true", help="read three frames of each annotation")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
-    check.add_argument(
-        "--recordings", type=Path, metavar="CSV", help="options of single recordings, by video"
-    )
-    reading = check.add_argument_group("reading gaze files (a folder of your own videos)")
-    gaze_options.add_arguments(reading, short=True)
     bring = commands.add_parser("import", help="write eye trackers' exports as avsal's plain table")
     bring.add_argument("files", nargs="+", type=Path, metavar="FILE", help="one file for each recording")
     bring.add_argument("--video", type=Path, required=True, help="the video that was looked at")
@@ -52,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pack.add_argument("--dataset", metavar="NAME", help="what it is, where the folder does not tell")
     pack.add_argument("--fold", type=int, metavar="K", help="fold of the lists")
+    for command in (check, pack):
+        reading = command.add_argument_group("reading gaze files (a folder of your own videos)")
+        reading.add_argument("--recordings", type=Path, metavar="CSV", help="options of single recordings")
+        gaze_options.add_arguments(reading, short=True)
     synth = commands.add_parser("synth", help="generate SynthAV")
     synth.add_argument("--out", type=Path, required=True, metavar="DIR")
     synth.add_argument("--clips", type=int, default=240, metavar="N")
@@ -131,10 +130,7 @@ def _module(arguments: argparse.Namespace) -> Any:
         module = getattr(data, entry(arguments.dataset).module)(arguments.dir, num_workers=0)
     else:
         module = recognise(arguments.dir)
-    reading = (
-        gaze_options.from_arguments(arguments) if hasattr(arguments, "gaze_units") else gaze_options.Reading()
-    )
-    recordings = getattr(arguments, "recordings", None)
+    reading, recordings = gaze_options.from_arguments(arguments), arguments.recordings
     if reading.changed() or recordings is not None:
         if not isinstance(module, data.FolderDataModule):
             raise ConfigError(

@@ -131,8 +131,8 @@ DIALECTS = (
         rows=("sensor", "eyetracker"),
         screen=(("recordingresolutionwidth", "recordingresolutionheight"),
                 ("recordingmediawidth", "recordingmediaheight")),
-        media=(("presentedmediapositionx{}", "presentedmediapositiony{}", "presentedmediawidth",
-                "presentedmediaheight"), ("mediaposx{}", "mediaposy{}", "mediawidth", "mediaheight")),
+        media=(("presentedmediapositionx", "presentedmediapositiony", "presentedmediawidth",
+                "presentedmediaheight"), ("mediaposx", "mediaposy", "mediawidth", "mediaheight")),
     ),
     Dialect(
         "pupil",
@@ -203,6 +203,8 @@ PLAIN = Dialect(
     duration=("duration",), duration_unit=None, stimulus=("video", "videoname", "stimulus", "medianame", "clip"),
 )  # fmt: skip
 
+#: How Tobii's names of screen and media columns may end.
+SYSTEMS = ("", "px", "dacspx", "adcspx")
 OBSERVERS = (
     "observer", "subject", "participant", "participantid", "participantname", "user", "wearerid",
     "recordingsessionlabel", "sessionid", "recordingname",
@@ -259,3 +261,27 @@ def recognise(sheet: Sheet, tracker: str) -> tuple[Dialect, Source]:
 
 def _y(source: Source, eye: int) -> str:
     return source.y[min(eye, len(source.y) - 1)]
+
+
+def _keys() -> frozenset[str]:
+    """Return the keys of all columns that any dialect reads."""
+    found = {*OBSERVERS, *MOVEMENTS, *CHECKS, "depthm"}
+    for d in (*DIALECTS, PLAIN):
+        found |= {
+            *d.time,
+            *d.frame,
+            *d.duration,
+            *d.stimulus,
+            *(d.events or ()),
+            *(d.rows or ()),
+            d.since or "time",
+        }
+        found |= {name for mark in d.marks for name in mark}
+        found |= {name for s in d.sources for name in (*s.x, *s.y, *(column for column, _ in s.valid))}
+        stems = [name for pair in (*d.screen, *d.media) for name in pair]
+        found |= {name + system for name in stems for system in SYSTEMS}
+    return frozenset(found)
+
+
+#: Columns that are kept of a file.
+KEYS = _keys()

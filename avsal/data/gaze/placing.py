@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avsal.data.gaze.importers import Dialect, Source
+from avsal.data.gaze.importers import SYSTEMS, Dialect, Source
 from avsal.data.gaze.options import Units
 from avsal.data.gaze.sheets import FloatArray, Record
 from avsal.errors import ConfigError, DataError
@@ -138,8 +138,7 @@ def constants(record: Record, names: Sequence[str]) -> tuple[float, ...] | None:
     """Return the values of columns that say one thing in all rows; None if one is not there or empty."""
     found = []
     for name in names:
-        stem = name.replace("{}", "")
-        column = record.sheet.find([stem + suffix for suffix in ("", "px", "dacspx", "adcspx")])
+        column = record.sheet.find([name + system for system in SYSTEMS])
         if column is None:
             return None
         values = np.unique(record.sheet.numbers([column])[column])

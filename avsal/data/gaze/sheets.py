@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from avsal.data.gaze.options import Reading
 from avsal.errors import DataError
 
 FloatArray = NDArray[np.float64]
+Known = Callable[[str, str], bool]
 #: Cells that mean "no value".
 MISSING = frozenset(("", ".", "-", "nan", "na", "n/a", "none", "null", "inf", "-inf", "+inf", "infinity"))
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
@@ -65,7 +67,7 @@ class Sheet:
     def named(self, name: str) -> int:
         """Return the column with this very name, in any spelling that differs in case or punctuation."""
         for k, header in enumerate(self.header):
-            if header == name or _plain(header) == _plain(name):
+            if header == name or plain(header) == plain(name):
                 return k
         raise DataError(f"{self.path}: no column {name}; found {', '.join(self.header)}.")
 
@@ -258,12 +260,17 @@ def squash(name: str) -> tuple[str, str | None]:
     return re.sub(r"[^a-z0-9*]+", "", text), _UNITS[unit[1]] if unit else None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name in lower case, its punctuation as single underscores."""
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
 
 
-def open_sheet(path: Path) -> Sheet:
+def open_sheet(path: Path, known: Known | None = None) -> Sheet:
     """Read a gaze file: a table with a header (CSV, TSV, Parquet), an EyeLink ASC or a PsychoPy HDF5 file.
+
+    Args:
+        path: the file.
+        known: says of a column's key and name whether its cells are wanted; None keeps all.
 
     Raises:
         DataError: it cannot be read, has no header, or a row is longer than it.
@@ -282,7 +289,7 @@ def open_sheet(path: Path) -> Sheet:
     text = _decode(path, data)
     if suffix == ".asc" or text.startswith("** "):
         return _open_asc(path, text)
-    return _open_text(path, text)
+    return _open_text(path, text, known)
 
 
 def _decode(path: Path, data: bytes) -> str:
@@ -296,40 +303,45 @@ def _decode(path: Path, data: bytes) -> str:
         return data.decode("cp1252", errors="replace")  # trackers' Windows software; numbers are the same
 
 
-def _open_text(path: Path, text: str) -> Sheet:
-    kept = [
-        (n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")
-    ]
-    if not kept:
+def _open_text(path: Path, text: str, known: Known | None) -> Sheet:
+    number = 0
+
+    def content() -> Iterator[str]:
+        nonlocal number
+        for at, line in enumerate(text.splitlines(), 1):
+            if line.strip() and not line.startswith("#"):
+                number = at
+                yield line
+
+    first = next(content(), None)
+    if first is None:
         raise DataError(f"{path}: the gaze table is empty.")
-    first = kept[0][1]
     delimiter = max("\t;,", key=first.count)
-    reader = csv.reader((line for _, line in kept), delimiter=delimiter)
-    header = next(reader)
-    if all(_NUMBER.fullmatch(cell.strip()) for cell in header):
+    reader = csv.reader(content(), delimiter=delimiter)
+    header = [name.strip() for name in next(reader)]
+    if all(_NUMBER.fullmatch(cell) for cell in header):
         raise DataError(
             f"{path}: the first line is numbers ({first[:60]}), not column names; add a header such as "
             "'time_s,x_norm,y_norm'."
         )
+    # Exports have many columns that nobody asks for: their cells are not kept.
+    wanted = [known is None or known(squash(name)[0], name) for name in header]
     rows, lines = [], []
     for row in reader:
-        line = kept[reader.line_num - 1][0]
         if len(row) > len(header):
             if any(cell.strip() for cell in row[len(header) :]):
                 hint = (
                     " Are the decimals commas? Then separate the columns by ';'." if delimiter == "," else ""
                 )
                 raise DataError(
-                    f"{path}, line {line}, column {len(header) + 1}: the row has {len(row)} cells, the header "
+                    f"{path}, line {number}, column {len(header) + 1}: the row has {len(row)} cells, the header "
                     f"{len(header)} names.{hint}"
                 )
             row = row[: len(header)]
-        rows.append(row)
-        lines.append(line)
+        rows.append([sys.intern(cell) if keep else "" for cell, keep in zip(row, wanted, strict=False)])
+        lines.append(number)
     area = re.search(r"^##\s*Calibration Area:\s*(\d+)\s+(\d+)", text, re.MULTILINE)
-    return Sheet(
-        path, [h.strip() for h in header], rows, lines, (int(area[2]), int(area[1])) if area else None
-    )
+    return Sheet(path, header, rows, lines, (int(area[2]), int(area[1])) if area else None)
 
 
 def _open_parquet(path: Path) -> Sheet:

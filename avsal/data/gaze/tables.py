@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.gaze.clocks import Clock, read_clock
-from avsal.data.gaze.importers import CHECKS, MOVEMENTS, OBSERVERS, PLAIN, Dialect, Source, recognise
+from avsal.data.gaze.importers import CHECKS, KEYS, MOVEMENTS, OBSERVERS, PLAIN, Dialect, Source, recognise
 from avsal.data.gaze.options import Reading
 from avsal.data.gaze.placing import find_origin, guess_centred, guess_units, place
 from avsal.data.gaze.samples import FIXATION, OUTSIDE, SACCADE, UNTRACKED, GazeTable
-from avsal.data.gaze.sheets import MISSING, FloatArray, Record, open_sheet, same_name
+from avsal.data.gaze.sheets import MISSING, FloatArray, Record, open_sheet, plain, same_name
 from avsal.errors import DataError
 
 __all__ = ["FIXATION", "OUTSIDE", "SACCADE", "UNTRACKED", "GazeTable", "known_columns", "read_gaze_table"]
@@ -70,10 +70,12 @@ def read_gaze_table(
         DataError: the file cannot be read, a column is missing, a cell is no number, or units, origin or time base
             are not certain.
     """
-    sheet = open_sheet(Path(path))
+    reading = Reading(**options)
+    own = {plain(name) for _, name in reading.columns}
+    sheet = open_sheet(Path(path), lambda key, name: key in KEYS or plain(name) in own)
     if not sheet.rows:
         raise DataError(f"{path}: the gaze table has a header but no samples.")
-    return _Reader(Record(sheet, Reading(**options), size, times, fps), zero_is_lost).read(video)
+    return _Reader(Record(sheet, reading, size, times, fps), zero_is_lost).read(video)
 
 
 def known_columns(path: Path) -> tuple[list[str], dict[str, int]]:

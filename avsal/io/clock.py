@@ -67,6 +67,8 @@ class Clock:
                 self._correct(packet)
                 if not chosen or packet.stream_index in chosen:
                     yield packet
+        except IndexError:
+            return  # PyAV at the end of a file in which a track appeared half-way, which it does not know
         except DECODE_ERRORS as error:
             if errors is not None:
                 errors.append(reason_of(error))

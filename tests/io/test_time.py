@@ -107,6 +107,19 @@ def test_a_track_that_begins_in_the_second_part_lies_under_its_pictures(tmp_path
     assert float((samples.abs() > 0.05).nonzero()[0]) / rate == pytest.approx(2, abs=0.15)
 
 
+def test_a_track_that_appears_in_the_middle_stops_no_reader(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.ts", frames=100, fps=25, sound=tone(4, 48000), rate=48000)
+    data = bytearray(clip.read_bytes())
+    starts = [at for at in range(0, len(data), 188) if data[at + 1] == 0x41 and data[at + 2] == 0x01]
+    data[starts[-2] + 2] = 0x05  # a piece of the sound says that it belongs to track 0x105
+    path = tmp_path / "stray.ts"
+    path.write_bytes(bytes(data))
+    images, _, _ = frames(path)
+    assert [frame_number(image) for image in images] == [*range(100)]
+    np.testing.assert_array_equal(VideoReader(path).read([95]), [images[95]])
+    assert load_audio(path)[2]
+
+
 def test_sound_that_begins_after_more_than_an_hour_stays_there() -> None:
     samples, rate, has_audio = load_audio(MEDIA / "late1h.mkv")
     assert has_audio

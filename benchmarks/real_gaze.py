@@ -3,7 +3,8 @@
     python -m benchmarks.real_gaze CHECKPOINT… --photos FOLDER --hevc33 FOLDER [--folder FOLDER…] [--out FILE]
 
 A checkpoint is a name of the zoo, a file or a folder, perhaps as LABEL=CHECKPOINT; `{fold}` in it stands for the
-fold (1 to --folds) of HEVC-33 that the clip is held out of: a cross-validated row. Maps come from
+fold (1 to --folds) of HEVC-33 that the clip is held out of: a cross-validated row, which also stands for the
+checkpoint of the zoo that the label begins with, where that has seen the clips. Maps come from
 `avsal.inference.predict_video`, so a row is what `avsal predict` gives. Photographs are the "test" pictures of
 `photos_splits.json`, with all fixations; densities have a Gaussian of 1/30 of the width. Intervals are percentile
 bootstraps over pictures or clips. `--pictures` draws the worst predictions beside the observers' maps, without the
@@ -168,6 +169,8 @@ def run(part: Part, checkpoints: Mapping[str, str], cached: Path) -> Rows:
     for label, source in checkpoints.items():
         if "{fold}" in source and not any(fold for _, fold in part.items):
             continue
+        if seen(source, part) and any(other.startswith(label) for other in checkpoints if other != label):
+            continue  # its cross-validated recipe stands for it
         systems[label] = lambda item, k, fold, s=source: score(  # type: ignore[misc]
             item, k, predicted(load(s.replace("{fold}", str(fold))), item, part.stride)
         )
@@ -258,7 +261,7 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
         photos = PhotosDataModule(args.photos, sets=sets, spec=spec, num_workers=0)
         test = [(item, 0) for item in photos.split_items("test")]
         title = f"Photographs ({len(test)} held out of {', '.join(sets)})"
-        parts.append(Part(title, test, lambda _: photos.split_items("train")[::4], ("OSIE",), 1))
+        parts.append(Part(title, test, lambda _: photos.split_items("train")[::4], (), 1))
     if args.hevc33:
         folds = {
             k: HEVC33DataModule(args.hevc33, fold=k, folds=args.folds, spec=spec, num_workers=0)
@@ -313,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number, part in enumerate(parts_of(args)):
         rows = run(part, checkpoints, args.work / f"part{number}.json")
         marked = {
-            (f"{n} (trained on this set)" if seen(checkpoints.get(n, ""), part) and number else n): r
+            (f"{n} (trained on this set)" if seen(checkpoints.get(n, ""), part) else n): r
             for n, r in rows.items()
         }
         columns = (*METRICS, "steady") if part.stride > 1 else METRICS

@@ -4,7 +4,8 @@
 
 For each fold by scene, and for all clips together, first the image stream's decoder is tuned on frames (and some
 photographs), then the motion stream on clips. The frozen encoder sees every frame once, whatever the number of folds.
-Writes OUT/fold<k>/image and /video, OUT/all/image and /video (each a checkpoint); what is there already is kept.
+Writes OUT/fold<k>/image, /still (its maps averaged over time, without motion) and /video, and the same into OUT/all;
+each is a checkpoint. What is there already is kept.
 """
 
 from __future__ import annotations
@@ -243,6 +244,9 @@ def train(isp_source: str, clips: list[Clip], photos: list[Any], settings: dict[
     network.image_decoder.load_state_dict(isp.network.decoder.state_dict())  # type: ignore[union-attr]
     train_motion(video, clips, settings["motion"])
     video.save_pretrained(out / "video")
+    for parameter in network.readout.map.parameters():
+        torch.nn.init.zeros_(parameter)
+    video.save_pretrained(out / "still")
     print(
         f"{out}: {time.perf_counter() - began:.0f} s; weights of the past {network.history.softmax(0).tolist()}",
         flush=True,

@@ -168,6 +168,14 @@ def resize_map(density: Tensor, size: tuple[int, int]) -> Tensor:
     return out.view(*lead, *size)
 
 
+def resize_map_as_frames(density: Tensor, spec: ClipSpec) -> Tensor:
+    """Resize an (h, w) map in [0, 1] in 8 bits and by way of `spec.via`, as its frames are."""
+    eight = (density * 255).round().to(torch.uint8)[None, None]
+    if spec.via is not None:
+        eight = resize_frames(eight, spec.via, mode=spec.via_filter, antialias=spec.via_filter != "nearest")
+    return resize_frames(eight, spec.size)[0, 0].float() / 255
+
+
 def spread_fixations(
     points: Tensor, source: tuple[int, int], size: tuple[int, int], via: tuple[int, int] | None
 ) -> Tensor:

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avsal.data.frames import FramePreprocessor, crop_geometry, resize_fixations, resize_map, spread_fixations
+from avsal.data.frames import (
+    FramePreprocessor,
+    crop_geometry,
+    resize_fixations,
+    resize_map,
+    resize_map_as_frames,
+    spread_fixations,
+)
 from avsal.data.gaze.tables import UNTRACKED
 from avsal.data.gaze.targets import crop_gaze, gaze_density
 from avsal.data.items import Annotation, OpenItem, OpenItems, VideoItem
@@ -214,7 +221,7 @@ class Sampling:
             return out
         annotation = opened.annotation
         size = annotation.size
-        place = _Placement(size, self.spec, self.native)
+        place = _Placement(size, self.spec, self.native, by_way=self.stavis)
         densities, points, observers, negatives, labelled = [], [], [], [], []
         for k in frames.tolist():
             density, fixations = place.density(annotation, k), annotation.fixations(k)
@@ -274,8 +281,9 @@ def mirror(points: Tensor, width: int) -> Tensor:
 class _Placement:
     """Where the annotation's grid lies on the network's: resized, and cropped where the frames are."""
 
-    def __init__(self, size: tuple[int, int], spec: ClipSpec, native: bool) -> None:
+    def __init__(self, size: tuple[int, int], spec: ClipSpec, native: bool, by_way: bool = False) -> None:
         self.size = size
+        self.by_way = spec if by_way else None
         self.out = size if native else spec.size
         self._crop: tuple[tuple[int, int], tuple[int, int]] | None = None
         if spec.resize == "short_side_crop":
@@ -306,6 +314,8 @@ class _Placement:
                 f"{self.size[0]}x{self.size[1]}."
             )
         tensor = torch.from_numpy(np.ascontiguousarray(density))
+        if self.by_way is not None:
+            return resize_map_as_frames(tensor, self.by_way)
         if self._crop is None:
             return resize_map(tensor, self.out)
         (height, width), (top, left) = self._crop
@@ -405,6 +415,8 @@ class TrainingClips(Dataset[Sample]):
         for _ in range(REDRAWS):
             target = min(int(random.integers(low, high)), count - 1)
             window = window_at(spec, target, count, times, fps)
+            # Loaders that cut the sound at the file's ends in test do so in training.
+            window = replace(window, clip_sound=spec.authors_coverage != "clamp")
             frames, inside = self._sampling.targets(window, times, count)
             truth = self._sampling.truth(opened, frames, flip)
             if inside and (_any(truth.get("labelled")) or "labelled" not in truth):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import wave
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
@@ -77,4 +80,57 @@ def audiovisual(root: Path, *, rate: int = 22050, channels: int = 1) -> Path:
     (root / "fold_lists").mkdir()
     for split in ("train", "test"):
         (root / "fold_lists" / f"DIEM_list_{split}_fps.txt").write_text(f"{name} {FRAMES} {FPS:f}\n")
+    return root
+
+
+def ego4d_gaze(root: Path, seconds: float = 6.0) -> Path:
+    """Write raw gaze as Ego4D has it, 45 samples a second until half a second before the video ends.
+
+    Some samples lie at (0, 0), some outside the picture; between 2.5 and 3.1 s there are none.
+    """
+    rows = []
+    for k in range(round((seconds - 0.5) * 45)):
+        time = 0.004 + k / 45
+        if 2.5 < time < 3.1:
+            continue
+        x, y = 0.5 + 0.3 * np.sin(2 * time), 0.5 + 0.2 * np.cos(3 * time)
+        if 1.0 < time < 1.1 or k % 37 == 0:
+            x, y = 0.0, 0.0
+        if 4.0 < time < 4.2:
+            x = 1.25
+        rows.append(f"uid,{time:.4f},{time:.4f},1.0,{k},{x:.5f},{y:.5f}")
+    path = root / "gaze" / "miniature.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = "video_uid,canonical_timestamp_s,component_timestamp_s,confidence,index,norm_pos_x,norm_pos_y"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def csts_clips(root: Path) -> Path:
+    """Write the pre-processed layout that CSTS's loader reads: a clip of 5 s, labels, a stored spectrogram."""
+    size, name = (96, 120), "miniature"
+    for folder in ("clips.gaze", "clips.gaze.audio_stft"):
+        (root / folder / name).mkdir(parents=True)
+    (root / "gaze_frame_label").mkdir()
+    with av.open(str(root / "clips.gaze" / name / f"{name}_t0_t5.mp4"), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=30, options={"crf": "1", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for number in range(150):
+            frame = av.VideoFrame.from_ndarray(picture(number, size), format="rgb24").reformat(
+                format="yuv420p"
+            )
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    frames = np.arange(150)
+    x, y = 0.5 + 0.6 * np.sin(0.07 * frames), 0.5 + 0.3 * np.cos(0.05 * frames)
+    kinds = np.where((x < 0) | (x > 1), 2, (frames % 20 == 0).astype(int))
+    rows = zip(frames, x.clip(0, 1), y, kinds, strict=True)
+    lines = ["frame,x,y,gaze_type", *(f"{f},{a:.6f},{b:.6f},{k}" for f, a, b, k in rows)]
+    (root / "gaze_frame_label" / f"{name}_frame_label.csv").write_text("\n".join(lines) + "\n")
+    bins, columns = np.mgrid[:256, :1000]
+    stored = (-8 + 4 * np.sin(0.05 * bins) * np.cos(0.013 * columns)).astype(np.float32)
+    np.save(root / "clips.gaze.audio_stft" / name / f"{name}_t0_t5.npy", stored)
+    for split in ("train", "test"):
+        (root / f"{split}_ego4d_gaze.csv").write_text(f"{name}/{name}_t0_t5.mp4\n")
     return root

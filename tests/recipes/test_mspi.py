@@ -1,4 +1,4 @@
-"""MSPI on a miniature: clips, spectrograms, targets and written maps as the authors' code gives them (see README.md)."""
+"""MSPI on a miniature: clips, spectrograms, targets and written maps as the authors' code has them (see README.md)."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class VideoPrediction(Iterator[FrameMap]):
         except BaseException:
             self._stream.close()
             raise
-        self._reuse = reuse
+        self._reuse = reuse or module.network.follows_film
         self._results = self._run()
 
     def _bound_batch(self) -> None:
@@ -311,9 +311,17 @@ class VideoPrediction(Iterator[FrameMap]):
                 self._sound.close()
 
     def _planned(self) -> Iterator[_Window]:
+        runner = self._runner
+        waiting: deque[_Window] = deque()
+        runner.begin(self._sound)
         for frame in self._stream:
-            yield from self._windows.push(self._kept(frame))
-        yield from self._windows.finish()
+            runner.watch(frame.index, frame.time, frame.image)
+            waiting.extend(self._windows.push(self._kept(frame)))
+            while waiting and frame.time >= waiting[0].target.time + runner.delay:
+                yield waiting.popleft()
+        runner.end()
+        waiting.extend(self._windows.finish())
+        yield from waiting
 
     def _kept(self, frame: Frame) -> _Kept:
         pixels = self._preprocess(frame.image[None])[:, 0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from avsal.data.frames import seen_part
 from avsal.errors import MediaError
@@ -40,6 +40,8 @@ class Artist:
         gaze: measured gaze (time, x, y) rows, x and y in 0..1, drawn for the last half second.
         correlation: also write `correlation.mp4` from the results' "spatial_correlation": where the picture goes
             with the sound (CSTS Figure 5).
+        speakers: draw the results' "faces" as frames, green the more likely they speak, and write them to
+            `speakers.csv`: frame, time, track, left, top, right, bottom (0..1 of the picture), speaking (0..1 or nan).
 
     Attributes:
         notes: what went wrong with the videos; the maps are whole without them.
@@ -55,6 +57,7 @@ class Artist:
         still: bool = False,
         gaze: np.ndarray | None = None,
         correlation: bool = False,
+        speakers: bool = False,
     ) -> None:
         self.folder, self.prediction, self.alpha, self.still, self.gaze = (
             folder,
@@ -71,6 +74,7 @@ class Artist:
         self._grey: VideoWriter | None = None
         self._overlay: VideoWriter | None = None
         self._correlation: VideoWriter | None = None
+        self._table = ["frame,time,track,left,top,right,bottom,speaking"] if speakers else None
 
     def add(self, result: FrameMap) -> dict[str, Any]:
         """Write one frame's results and return where its map peaks, as plain numbers for the summary."""
@@ -86,6 +90,10 @@ class Artist:
         part = seen_part(info.height, info.width, self.prediction.spec)
         peaks = [_peak(m, part) for m in (maps if maps.ndim == 3 else maps[None])]
         self._draw(result, stretched, peaks if maps.ndim == 3 else [])
+        if self._table is not None:
+            for track, box, speaking in _faces(result):
+                numbers = ",".join(f"{value:.4f}" for value in (*box, speaking))
+                self._table.append(f"{result.index},{result.time:.6f},{track},{numbers}")
         row: dict[str, Any] = {"frame": result.index, "time": round(result.time, 6)}
         if result.target_times:
             row["targets"] = [round(t, 6) for t in result.target_times]
@@ -160,6 +168,8 @@ class Artist:
             height, width = image.shape[:2]
             radius = max(2, height // 120)
             image = draw_points(image, [(x * width, y * height) for x, y in future], FUTURE, radius)
+            if self._table is not None:
+                image = _framed(image, _faces(result), radius)
             if self.gaze is not None:
                 near = (self.gaze[:, 0] > result.time - TRAIL) & (self.gaze[:, 0] <= result.time)
                 image = draw_points(image, self.gaze[near, 1:] * (width, height), PAST, radius)
@@ -183,6 +193,8 @@ class Artist:
 
     def close(self) -> None:
         """Finish all files."""
+        if self._table is not None:
+            (self.folder / "speakers.csv").write_text("\n".join(self._table) + "\n", encoding="utf-8")
         for writer in [*self._writers]:
             if not isinstance(writer, VideoWriter):
                 writer.close()
@@ -193,8 +205,38 @@ class Artist:
 
     def abandon(self) -> None:
         """Drop what was written so far."""
+        if self._table is not None:
+            (self.folder / "speakers.csv").write_text("\n".join(self._table) + "\n", encoding="utf-8")
         for writer in self._writers:
             writer.abort()
+
+
+def _faces(result: FrameMap) -> list[tuple[int, list[float], float]]:
+    """Return the faces of a frame: track, box in 0..1, how likely it speaks (NaN where that is not known)."""
+    aux = result.aux
+    rows = zip(aux["tracks"].tolist(), aux["faces"].tolist(), aux["speaking"].tolist(), strict=True)
+    return [row for row in rows if row[0] >= 0]
+
+
+def _framed(image: np.ndarray, faces: list[tuple[int, list[float], float]], thick: int) -> np.ndarray:
+    """Draw each face's box, with its track and how likely it speaks above it."""
+    picture = Image.fromarray(image)
+    draw, (width, height) = ImageDraw.Draw(picture), picture.size
+    for track, (left, top, right, bottom), speaking in faces:
+        place, colour = (
+            (left * width, top * height, right * width, bottom * height),
+            _speaking_colour(speaking),
+        )
+        draw.rectangle(place, outline=colour, width=thick)
+        draw.text((place[0], max(place[1] - 5 * thick - 4, 0)), f"{track}: {speaking:.2f}", fill=colour)
+    return np.asarray(picture)
+
+
+def _speaking_colour(speaking: float) -> tuple[int, int, int]:
+    """Return grey for an unknown face, else a colour from red (silent) over yellow to green (speaks)."""
+    if not 0.0 <= speaking <= 1.0:
+        return (160, 160, 160)
+    return (round(255 * min(1.0, 2 - 2 * speaking)), round(255 * min(1.0, 2 * speaking)), 0)
 
 
 def _stretched(map_: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ class Settings:
     alpha: float = 0.6
     overlay: bool = True
     correlation: bool = False
+    show: str | None = None  #: "speakers" draws faces and who speaks
     gaze: str | None = None  #: name of the gaze file
     gaze_sha256: str | None = None
     gaze_reading: Reading = field(default_factory=Reading)  #: how to read it
@@ -100,6 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write correlation.mp4: where the picture goes with the sound (CSTS with spatial fusion)",
     )
+    parser.add_argument(
+        "--show",
+        choices=("speakers",),
+        help="draw into the overlay: speakers, the faces and how likely each speaks, also into speakers.csv",
+    )
 
 
 def advice(checkpoint: str, path: Path) -> str | None:
@@ -133,6 +139,7 @@ def main(args: argparse.Namespace) -> int:
         args.alpha,
         not args.no_overlay,
         args.correlation,
+        args.show,
         gaze_reading=from_arguments(args),
     )
     settings = _with_gaze(settings, args.gaze, paths)
@@ -146,7 +153,7 @@ def main(args: argparse.Namespace) -> int:
         if advised:
             print(f"note: {advised.pop()}", file=sys.stderr)
         module = from_pretrained(checkpoint).to(pick_device(args.device)).eval()
-        _check_correlation(module, settings)
+        _check_extras(module, settings)
     outcomes = predict_files(
         module,
         paths,
@@ -290,7 +297,12 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _check_correlation(module: SaliencyModule, settings: Settings) -> None:
+def _check_extras(module: SaliencyModule, settings: Settings) -> None:
+    if settings.show == "speakers" and not module.network.follows_film:
+        raise ConfigError(
+            f"{settings.checkpoint} does not follow speakers; --show speakers is for a checkpoint of the model "
+            "'speaker' (see 'avsal zoo list')."
+        )
     if settings.correlation and not getattr(module.network, "gives_correlation", False):
         raise ConfigError(
             f"{settings.checkpoint} has no spatial audio-visual correlation; --correlation is for CSTS with "
@@ -433,7 +445,7 @@ def _write(
     from avsal.inference import VideoPrediction
     from avsal.overlay import Artist
 
-    _check_correlation(module, settings)
+    _check_extras(module, settings)
     still = _is_picture(path)
     correlation = settings.correlation and not still
     if correlation:
@@ -445,7 +457,7 @@ def _write(
         coverage=settings.coverage,  # type: ignore[arg-type]
         stride=settings.stride,
         keep_images=settings.overlay or correlation,
-        keep_aux=correlation,
+        keep_aux=correlation or settings.show is not None,
     )
     try:
         points, counts = _gaze(gaze, settings, prediction.info)
@@ -457,6 +469,7 @@ def _write(
             still=still,
             gaze=points,
             correlation=correlation,
+            speakers=settings.show == "speakers",
         )
     except BaseException:
         prediction.close()

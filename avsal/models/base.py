@@ -30,11 +30,36 @@ if TYPE_CHECKING:
 class WindowRunner:
     """Runs a network on successive windows of one video; networks that can reuse work subclass it.
 
-    One runner serves one video, in order; results equal `network.core` on each window.
+    One runner serves one video, in order; results equal `network.core` on each window, unless the network
+    `follows_film`.
+
+    Attributes:
+        delay: seconds beyond a window's target frame that `watch` sees before the window is run.
     """
+
+    delay: float = 0.0
 
     def __init__(self, network: SaliencyNetwork) -> None:
         self.network = network
+
+    def begin(self, sound: Any) -> None:
+        """Take the film's sound before its first frame.
+
+        Args:
+            sound: an `avsal.io.audio.AudioStream` at the rate of the network's `AudioSpec`, None without such a spec.
+        """
+
+    def watch(self, index: int, time: float, image: Any) -> None:
+        """See a frame as decoded, in order, each once.
+
+        Args:
+            index: 0-based index of the frame, as in `frame_ids`.
+            time: its time in seconds.
+            image: (H, W, 3) uint8 RGB, an array of NumPy; not to be changed.
+        """
+
+    def end(self) -> None:
+        """Learn that no frame follows."""
 
     def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
         """Return the output for a batch of windows.
@@ -55,12 +80,15 @@ class SaliencyNetwork(nn.Module):
         activation: how `logits` become a map.
         temperature: logits are divided by it before the activation.
         frozen: the parts that training leaves as they were loaded (see `avsal.nn.state.freeze`).
+        follows_film: whether `predict_video` gives more than `core` on every window, because the window runner
+            watches the whole film; there is no plain sliding window then.
     """
 
     spec: ClipSpec
     activation: Activation = "sigmoid"
     temperature: float = 1.0
     frozen: Sequence[nn.Module] = ()
+    follows_film: ClassVar[bool] = False
 
     def frontend(
         self,

@@ -16,7 +16,7 @@ from avsal.models.speaker import GATE, SpeakerGate, SpeakerModule
 from avsal.nn.speakers import DELAY
 from avsal.predict import Settings, predict_files
 from tests.media import tone, write_clip
-from tests.nn.test_speakers import SQUARE, Squares, shot
+from tests.nn.test_speakers import GOLDEN, SQUARE, Squares, shot
 
 SIZE = (24, 36)
 BASE = {"kind": "centre", "size": SIZE}
@@ -226,3 +226,53 @@ def test_a_checkpoint_rebuilds_itself(tmp_path: Path) -> None:
     assert again.network.faces == 3
     for name, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value)
+
+
+# -- what is shipped -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped() -> SpeakerModule:
+    import avsal
+
+    module = avsal.from_pretrained("speaker-lite-openfix")
+    assert isinstance(module, SpeakerModule)
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    """`rfb320_face.onnx` in ONNX Runtime, and Light-ASD in the authors' code, both with the weights as shipped."""
+    return {name: torch.from_numpy(value) for name, value in np.load(GOLDEN).items()}
+
+
+def test_the_detector_says_what_its_onnx_says(shipped: SpeakerModule, golden: dict[str, Tensor]) -> None:
+    y, x = np.mgrid[0:240, 0:320].astype(np.float64)
+    waves = [
+        127 + 90 * np.sin(x / (11 + 3 * c) + y / (17 - 2 * c)) + 30 * np.cos(x * y / (900 + 100 * c))
+        for c in range(3)
+    ]
+    image = torch.from_numpy((np.stack(waves).round().clip(0, 255) - 127) / 128).float()
+    with torch.no_grad():
+        seen, found = (value[0] for value in shipped.network.detector(image[None]))
+    priors = golden["priors"].long()
+    torch.testing.assert_close(seen[priors], golden["scores"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found[priors], golden["boxes"], rtol=1e-3, atol=1e-5)
+
+
+def test_light_asd_says_what_the_authors_code_says(shipped: SpeakerModule, golden: dict[str, Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.rand(1, 20, 112, 112, generator=generator) * 255
+    sound = torch.randn(1, 80, 13, generator=generator) * 5
+    with torch.no_grad():
+        logits = shipped.network.asd(faces, sound)
+    torch.testing.assert_close(logits[0], golden["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_without_faces_the_shipped_stream_is_mspi_lite(shipped: SpeakerModule, tmp_path: Path) -> None:
+    import avsal
+
+    path = write_clip(tmp_path / "a.mp4", frames=3, fps=25, height=96, width=128)
+    plain = list(avsal.from_pretrained("mspi-lite-openfix").predict_video(path))
+    for one, result in zip(plain, run(shipped, path), strict=True):
+        torch.testing.assert_close(result.map, one.map / one.map.sum(), rtol=1e-3, atol=1e-7)

@@ -167,7 +167,7 @@ class FaceDetector(nn.Module):
         size = [max(round(height * scale), 16), max(round(width * scale), 16)]
         small = F.interpolate(image[None], size, mode="bilinear", antialias=True)
         # In half precision the faces are found too; boxes and scores are kept in single.
-        seen = (small.float() - 127).div(128).to(self.classification_headers[3].weight)
+        seen = (small.float() - 127).div(128).to(next(self.parameters()).dtype)
         scores, boxes = (value[0].float() for value in self(seen))
         good = scores[:, 1] > self.threshold
         boxes, scores = boxes[good], scores[good, 1]

@@ -55,6 +55,7 @@ class RecorderModule(SaliencyModule):
         super().__init__()
         base: Mapping[str, object] = {"frames": 16, "size": (HEIGHT, WIDTH), "target": 8}
         self.network = Recorder(ClipSpec(**{**base, **spec}))  # type: ignore[arg-type]
+        self.eval()  # in training mode a twin of the network would predict, and record
 
 
 def run(module: RecorderModule, path: Path, **options: object) -> tuple[list[int], list[list[int]]]:

@@ -328,18 +328,19 @@ def _fold(args: argparse.Namespace) -> _Fold:
 class _ListedTruth:
     """Ground truth as `lightning test` takes it: the frames that the list counts, and of these the labelled ones.
 
-    A frame with an empty map and no fixation is not labelled.
+    A frame with an empty map and no fixation is not labelled, unless the conventions have a value for it (`empty`).
     """
 
-    def __init__(self, truth: TruthVideo, frames: int) -> None:
-        self.truth, self.frames = truth, frames
+    def __init__(self, truth: TruthVideo, frames: int, empty: bool) -> None:
+        self.truth, self.frames, self.empty = truth, frames, empty
         self.name, self.notes = truth.name, truth.notes
         self._labelled: dict[int, bool] = {}
 
     def frame(self, index: int) -> Truth | None:
         """Return the ground truth of a labelled frame (0-based)."""
         found = self.truth.frame(index) if index < self.frames else None
-        if found is not None and not found.density.any() and len(found.fixations) == 0:
+        nothing = found is not None and not found.density.any() and len(found.fixations) == 0
+        if nothing and not self.empty:
             found = None
         self._labelled[index] = found is not None
         return found
@@ -381,7 +382,7 @@ def _score_video(
     try:
         truth = pair.truth()
         if listed is not None:
-            truth = _ListedTruth(truth, listed.frames[pair.name])
+            truth = _ListedTruth(truth, listed.frames[pair.name], metric.conventions.empty == "mit")
         else:
             counts[pair.name] = truth.count()
         if pair.prediction is None:

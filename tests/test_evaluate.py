@@ -370,7 +370,7 @@ def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
         (tmp_path / "pred").mkdir(exist_ok=True)
         np.save(tmp_path / "pred" / f"{name}.npy", np.tile(prior, (7, 1, 1)))
 
-    def mine(out: str) -> Record:
+    def mine(out: str, *more: str) -> Record:
         words = [
             "--predictions",
             str(tmp_path / "pred"),
@@ -385,6 +385,7 @@ def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
             "2",
             "--checkpoint",
             "centre",
+            *more,
         ]
         parser = argparse.ArgumentParser()
         evaluate.add_arguments(parser)
@@ -402,6 +403,10 @@ def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
             # The symmetric map has equal pixels, which interpolation makes equal up to rounding only.
             close = 5e-4 if "auc" in metric else 2e-5
             assert first.videos[name][metric] == pytest.approx(row[metric], abs=close), (name, metric)
+    # MATLAB's code gives the empty map a SIM of 0, which counts; the other metrics have no value for it.
+    counted = mine("mit", "--set", "empty=mit").videos["AVAD/a"]
+    assert (counted["frames"], counted["frames_sim"], counted["frames_cc"]) == (6, 6, 5)
+    assert counted["sim"] == pytest.approx(first.videos["AVAD/a"]["sim"] * 5 / 6, abs=1e-6)
     # A frame without a prediction makes it another protocol.
     np.savez(tmp_path / "pred" / "b.npz", maps=np.tile(prior, (6, 1, 1)), frame=np.arange(6))
     (tmp_path / "pred" / "b.npy").unlink()

@@ -43,8 +43,10 @@ def build_trunk(name: str, strides: tuple[int, ...]) -> Any:
 
     timm_name = LIGHT_ENCODERS.get(name, name)
     if timm_name not in timm.list_models():
-        known = ", ".join((*PAPER_ENCODERS, "efficientnet_lite0"))
-        raise ConfigError(f"encoder {name!r} is no timm model; tried ones are {known}.")
+        raise ConfigError(
+            f"encoder {name!r} is no timm model; the paper's are {' and '.join(PAPER_ENCODERS)}, and efficientnet_lite0 "
+            "is a light one."
+        )
     indices = tuple(range(-len(strides), 0))
     try:
         network: Any = timm.create_model(timm_name, pretrained=False, features_only=True, out_indices=indices)

@@ -44,8 +44,8 @@ def build_trunk(name: str, strides: tuple[int, ...]) -> Any:
     timm_name = LIGHT_ENCODERS.get(name, name)
     if timm_name not in timm.list_models():
         raise ConfigError(
-            f"encoder {name!r} is no timm model; the paper's are {' and '.join(PAPER_ENCODERS)}, and efficientnet_lite0 "
-            "is a light one."
+            f"encoder {name!r} is no timm model; the paper's are {' and '.join(PAPER_ENCODERS)}, and "
+            "efficientnet_lite0 is a light one."
         )
     indices = tuple(range(-len(strides), 0))
     try:

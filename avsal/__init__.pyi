@@ -124,6 +124,7 @@ from .models.caspnet import CASPNetModule as CASPNetModule
 from .models.csts import CSTSModule as CSTSModule
 from .models.isp import ISPModule as ISPModule
 from .models.mspi import MSPIModule as MSPIModule
+from .models.speaker import SpeakerModule as SpeakerModule
 from .models.stavis import STAViSModule as STAViSModule
 from .types import (
     AudioSpec as AudioSpec,

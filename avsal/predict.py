@@ -130,7 +130,8 @@ def main(args: argparse.Namespace) -> int:
     from avsal.zoo.registry import default_checkpoint
 
     paths = expand(args.inputs)
-    checkpoint = args.checkpoint or default_checkpoint()
+    pictures = bool(paths) and all(_is_picture(path) for path in paths)
+    checkpoint = args.checkpoint or default_checkpoint("picture" if pictures else "video")
     settings = Settings(
         checkpoint,
         _fingerprint(checkpoint),

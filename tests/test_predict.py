@@ -748,6 +748,11 @@ def test_a_network_of_generated_clips_says_on_real_video_what_to_use_instead(
     summary = summary_of(tmp_path / "default" / "clip")
     assert summary["settings"]["checkpoint"] == default_checkpoint()
     assert summary["advice"] is None
+    # Pictures alone have a default of their own.
+    Image.fromarray(picture(0)).save(tmp_path / "photo.png")
+    assert avsal(["predict", str(tmp_path / "photo.png"), "--quiet", "--out", str(tmp_path / "default")]) == 0
+    used = summary_of(tmp_path / "default" / "photo")["settings"]["checkpoint"]
+    assert used == default_checkpoint("picture") != default_checkpoint()
     # On the clips that it was made for, the network needs no word of warning.
     assert advice("stavis-tiny-synthav", Path("video/SynthAV_congruent/c0001_easy.mp4")) is None
 

@@ -235,8 +235,8 @@ class Registry(_Strict):
     format_version: Literal[1]
     citations: dict[str, Citation]
     checkpoints: dict[str, Checkpoint]
-    default: str | None = Field(
-        default=None, description="the checkpoint of `avsal predict` without --checkpoint"
+    defaults: dict[Literal["video", "picture"], str] = Field(
+        default_factory=dict, description="the checkpoints of `avsal predict` without --checkpoint"
     )
 
     @model_validator(mode="before")
@@ -253,8 +253,9 @@ class Registry(_Strict):
 
     @model_validator(mode="after")
     def _citations_exist(self) -> Registry:
-        if self.default is not None and self.default not in self.checkpoints:
-            raise ValueError(f"default: {self.default!r} is not among the checkpoints of this file")
+        for name in self.defaults.values():
+            if name not in self.checkpoints:
+                raise ValueError(f"defaults: {name!r} is not among the checkpoints of this file")
         for name, entry in self.checkpoints.items():
             if entry.citation not in self.citations:
                 raise ValueError(
@@ -363,11 +364,9 @@ def entries() -> dict[str, Checkpoint]:
     return {**_shipped().checkpoints, **{name: entry for name, (entry, _) in _registered.items()}}
 
 
-def default_checkpoint() -> str:
+def default_checkpoint(kind: Literal["video", "picture"] = "video") -> str:
     """Return the name of the checkpoint that `avsal predict` uses where none is given."""
-    name = _shipped().default
-    assert name is not None, "checkpoints.yaml names no default"
-    return name
+    return _shipped().defaults[kind]
 
 
 def citation(entry: Checkpoint) -> Citation:

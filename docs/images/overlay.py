@@ -1,6 +1,6 @@
 """Draws overlay.png: frames of a real video, and under them where `avsal predict` says that people look.
 
-python docs/images/overlay.py CLIP [--at SECONDS …]. The README's picture is NASA's clip of a telescope mirror (public domain).
+python docs/images/overlay.py CLIP [--at SECONDS …]. The README shows NASA's clip of a telescope mirror (public domain).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def frames_at(path: Path, seconds: list[float]) -> Iterator[Image.Image]:
 
 
 def main() -> None:
+    """Run `avsal predict` on the clip and put frames of the clip above those of the overlay."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clip", type=Path)
     parser.add_argument("--at", type=float, nargs="+", default=[3.0, 9.0, 12.0], help="seconds")

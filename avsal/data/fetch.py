@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -78,14 +79,17 @@ def _fetch_hub(
 
     assert entry.hub is not None
     try:
-        files = sorted(HfApi().list_repo_files(entry.hub, repo_type="dataset"))
+        endpoint = os.environ.get("HF_ENDPOINT") or None
+        files = sorted(HfApi(endpoint=endpoint).list_repo_files(entry.hub, repo_type="dataset"))
         chosen = choose_hub_files(files, split, most)
         if not chosen:
             raise DataError(f"{entry.hub}: no file of the split {split!r}; it holds {', '.join(files[:8])} …")
         names: set[str] | None = None
         for number, name in enumerate(chosen, 1):
             say(f"  [{number}/{len(chosen)}] {name}")
-            path = Path(hf_hub_download(entry.hub, name, repo_type="dataset", local_dir=out))
+            path = Path(
+                hf_hub_download(entry.hub, name, repo_type="dataset", local_dir=out, endpoint=endpoint)
+            )
             if name.endswith("TrainTestSplit.json") and (split or most):
                 names = listed_names(path, split, most)
             if name.endswith(".zip"):

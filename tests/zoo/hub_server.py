@@ -181,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({})
         if parts[0] == "api":
             return self._api(parts[1:], query)
+        if parts[0] == "datasets":
+            parts = parts[1:]
         if len(parts) > 4 and parts[2] == "resolve":
             return self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         if parts[-3:] == ["lfs", "objects", "batch"]:

@@ -23,12 +23,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import avsal
 from avsal import cli
 from avsal.results import Results, weights_hash
 from tests.data.test_layout import make_video, write_list
-from tests.media import tone, write_clip
+from tests.media import picture, tone, write_clip
 from tests.report import fake
 from tests.zoo.conftest import hub_client, server  # noqa: F401
 from tests.zoo.hub_server import HubServer
@@ -40,7 +41,7 @@ COMMANDS = ("avsal", "lightning", "make", "python", "pip")
 #: What stands for something of the reader's, and what is taken in its place.
 SUBSTITUTES = {
     "<DHF1K>": "data/dhf1k", "<the six sets>": "data/av", "<best .ckpt>": "stage1", "runs/…/best-….ckpt": "stage1",
-    "ROOT": "data/av", "csts-ego4d": "csts-tiny-synthav",
+    "ROOT": "data/av", "FILES": "P01.tsv", "csts-ego4d": "csts-tiny-synthav",
     "<40-digit commit>": "a" * 40, "<64 digits>": "b" * 64,
     'encoder="mvitv2s", size=(224, 384)': 'encoder="s3d", size=(64, 96), width=0.25, image_encoder="mobilenetv2_035"',
 }  # fmt: skip
@@ -51,7 +52,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "caspnet": {"size": [64, 96], "width": 0.1, "channels": 8, "audio_encoder": "small"},
     "avrsp": {"size": [64, 96], "width": 0.1, "channels": 8, "heads": 2, "audio_width": 4},
 }  # fmt: skip
-VIDEO = re.compile(r"[\w/.-]+\.(mp4|mkv|avi|mov|webm)")
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,19 @@ class World:
         for name in [name for name in names if name.endswith(".yaml")]:  # and what a configuration reads
             data = yaml.safe_load((self.folder / name).read_text(encoding="utf-8")).get("data") or {}
             names.append(str(data.get("init_args", {}).get("root")))
-        for name in sorted(
-            names, key=lambda name: name.startswith("maps")
-        ):  # predictions follow the ground truth
+        # Predictions follow the ground truth.
+        for name in sorted(names, key=lambda name: name.startswith("maps")):
             path = self.folder / name
             # The first of its folders that is known here, or a video file of any name.
-            known = [part for part in (name.rstrip("/"), *map(str, Path(name).parents)) if part in self.MAKE]
+            # The videos whose gaze a command imports have none yet.
+            parents = () if "import" in words[:2] else map(str, Path(name).parents)
+            known = [part for part in (name.rstrip("/"), *parents) if part in self.MAKE]
             if known and self.MAKE[known[0]] not in self.made:
                 self.made.append(self.MAKE[known[0]])
                 self.MAKE[known[0]](self)
-            elif VIDEO.fullmatch(name) and not path.exists():
+            elif path.suffix in self.FILES and re.fullmatch(r"[\w/.-]+", name) and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_clip(path, frames=60, fps=30, sound=tone(2), rate=16000)
+                self.FILES[path.suffix](path)
 
     def audiovisual(self) -> None:
         for name in avsal.AVSaliencyDataModule.sets:
@@ -237,6 +238,40 @@ class World:
         files = {p.relative_to(made).as_posix(): p.read_bytes() for p in made.rglob("*") if p.is_file()}
         self.hub.repo("ANDRYHA/CrowdSAL", files)
 
+    @staticmethod
+    def video(path: Path) -> None:
+        write_clip(path, frames=60, fps=30, sound=tone(2), rate=16000)
+
+    @staticmethod
+    def picture(path: Path) -> None:
+        Image.fromarray(picture(1, 96, 128)).save(path)
+
+    @staticmethod
+    def tobii(path: Path) -> None:
+        """An export of Tobii Pro Lab about the video a.mp4."""
+        head = "Recording timestamp [μs]\tSensor\tParticipant name\tEvent\tGaze point X [MCS norm]\t"
+        head += (
+            "Gaze point Y [MCS norm]\tValidity left\tValidity right\tEye movement type\tPresented Media name"
+        )
+        rows = ["0\t\tP1\tVideoStimulusStart\t\t\t\t\t\ta.mp4"]
+        rows += [
+            f"{k * 10000}\tEye Tracker\tP1\t\t0.4\t0.6\tValid\tValid\tFixation\ta.mp4" for k in range(200)
+        ]
+        path.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def eyelink(path: Path) -> None:
+        """A recording of SR Research whose video began at 5001 s."""
+        from tests.data.test_importers import ASC_TOP
+
+        rows = [f"{5_001_000 + 4 * k}\t800.0\t480.0\t800.0\t800.0\t480.0\t800.0\t....." for k in range(500)]
+        end = f"END\t{5_001_000 + 2000}\tSAMPLES\tEVENTS\tRES\t 30.0\t 30.0"
+        path.write_text(ASC_TOP + "\n".join([*rows, end]) + "\n")
+
+    FILES: dict[str, Callable[[Path], None]] = {
+        **dict.fromkeys((".mp4", ".mkv", ".avi", ".mov", ".webm"), video),
+        **dict.fromkeys((".jpg", ".jpeg", ".png"), picture), ".tsv": tobii, ".asc": eyelink,
+    }  # fmt: skip
     MAKE: dict[str, Callable[[World], None]] = {
         "data/av": audiovisual, "data/dhf1k": dhf1k, "my_videos": videos, "annotations/DIEM": diem,
         "annotations": annotations, "maps": maps, "submission": crowd, "SaliencyTest": crowd, "results": results,

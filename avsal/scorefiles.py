@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import lightning as L
 import numpy as np
@@ -71,17 +72,22 @@ class Timing:
             self.maps += output.logits.shape[0] * output.logits.shape[1]
 
 
+_COUNTED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
 def cost_of(module: SaliencyModule, maps: int, spent: float) -> Cost | None:
     """Return a network's size, and its speed from maps and seconds; None for a map that is made of ground truth."""
     from avsal.results import Cost
     from avsal.zoo.describe import network_cost
 
-    # The count runs on the processor, whatever the test ran on.
-    network = module.network if module.device.type == "cpu" else copy.deepcopy(module.network).cpu()
-    try:
-        cost = network_cost(network)
-    except ConfigError:
-        return None
+    if module.network not in _COUNTED:  # one network is tested on several sets
+        # The count runs on the processor, whatever the test ran on.
+        network = module.network if module.device.type == "cpu" else copy.deepcopy(module.network).cpu()
+        try:
+            _COUNTED[module.network] = network_cost(network)
+        except ConfigError:
+            return None
+    cost = _COUNTED[module.network]
     speed = round(maps / spent, 2) if spent > 0 else None
     return Cost(parameters=cost.params, multiply_adds=cost.macs, maps_per_second=speed)
 

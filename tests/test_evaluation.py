@@ -314,22 +314,14 @@ def test_a_paper_without_data_or_weights_says_what_to_do(
     assert "--data ROOT is needed" in capsys.readouterr().err
     assert main(["reproduce", "stavis", "--table", "2", "--data", str(tmp_path)]) == 2
     assert "DIEM_list_test" in capsys.readouterr().err
-    assert main(["reproduce", "stavis", "--table", "7"]) == 2
-    assert "2 (STAViS on DIEM and Coutrot)" in capsys.readouterr().err
+    assert main(["reproduce", "stavis", "--table", "9"]) == 2
+    assert "2 (STAViS on DIEM, Coutrot1, Coutrot2)" in capsys.readouterr().err
     assert main(["reproduce", "casp", "--table", "4", "--dry-run", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "train first" in printed
     assert "examples/casp-visual.yaml" in printed
     assert "--data.init_args.fold=3" in printed
-    assert "18 tests of 6 checkpoints" in printed
-
-
-def test_the_configurations_that_training_needs_are_there() -> None:
-    from avsal.report.papers import SYSTEMS
-
-    examples = Path(__file__).parent.parent / "examples"
-    named = {examples / file for system in SYSTEMS.values() for stage in system.training for file in stage}
-    assert sorted(str(path) for path in named if not path.is_file()) == []
+    assert "36 tests of 12 checkpoints" in printed  # both strategies, two modalities, three folds
 
 
 def layout(root: Path) -> None:
@@ -391,10 +383,10 @@ def test_a_papers_table_is_run_over_all_folds_and_printed_beside_the_paper(
     assert results.checkpoint.sha256 == (stated.pop() if len(stated) == 1 else None)
 
 
-def test_training_stages_run_in_order_and_finished_ones_are_kept(
+def test_trainings_run_in_order_and_finished_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avsal.report import stages
+    from avsal.report import recipes
     from avsal.report.papers import SYSTEMS
 
     ran: list[list[str]] = []
@@ -406,18 +398,14 @@ def test_training_stages_run_in_order_and_finished_ones_are_kept(
         (folder / "version_0" / "best-epoch=001.ckpt").touch()
         return argparse.Namespace(returncode=0)
 
-    monkeypatch.setattr(stages.subprocess, "run", fake)
+    monkeypatch.setattr(recipes.subprocess, "run", fake)
     args = argparse.Namespace(
-        out=tmp_path,
-        data=Path("six"),
-        dhf1k=Path("dhf1k"),
-        accelerator="auto",
-        devices="4",
-        strategy="ddp",
-        num_nodes=1,
-    )
+        out=tmp_path, data=Path("six"), dhf1k=Path("dhf1k"), accelerator="auto", devices="4", strategy="ddp",
+        num_nodes=1, weights={}, fast=False,
+    )  # fmt: skip
     for fold in (1, 2):
-        stages.training(SYSTEMS["casp-audiovisual"], fold, args).run()
+        for training in recipes.chain(SYSTEMS["casp-audiovisual"], fold, args):
+            training.run()
     assert [words[2].rsplit("/", 1)[-1] for words in ran] == ["casp-visual.yaml", "casp.yaml", "casp.yaml"]
     assert (
         f"--model.init_args.init_from={tmp_path}/training/casp-visual-dhf1k/version_0/best-epoch=001.ckpt"
@@ -426,8 +414,14 @@ def test_training_stages_run_in_order_and_finished_ones_are_kept(
     assert "--data.init_args.root=dhf1k" in ran[0]
     assert "--data.init_args.root=six" in ran[1]
     assert "--trainer.devices=4" in ran[1]
-    stages.training(SYSTEMS["casp-audiovisual"], 2, args).run()
-    assert len(ran) == 3
+    assert recipes.chain(SYSTEMS["casp-audiovisual"], 2, args) == []
+    # An interrupted training goes on from its last checkpoint.
+    (left,) = recipes.chain(SYSTEMS["casp-audiovisual"], 3, args)
+    (left.folder / "version_0").mkdir(parents=True)
+    (left.folder / "version_0" / "last.ckpt").touch()
+    with pytest.raises(FileExistsError):  # the fake makes the folder anew
+        left.run()
+    assert ran[-1][-1] == "--ckpt_path=last"
 
 
 # -- `lightning test` ----------------------------------------------------------------------------------------------

@@ -156,8 +156,9 @@ class ClipLoader(DataLoader[Batch]):
         self._yielded = begin
         # A forked worker must never collect what its parent left behind: closing a decoder there waits for
         # threads that exist in the parent only.
-        gc.collect()
-        gc.freeze()
+        if self.num_workers:
+            gc.collect()
+            gc.freeze()
         try:
             batches = super().__iter__()
         finally:

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,23 @@ PRIOR_BIAS = -6.0
 AUDIO_SAMPLES = 35280
 #: Sample counts after which SoundNet's last pool leaves exactly one step.
 ONE_STEP = (12766, 78301)
+
+#: Constructor arguments of the rows of Table 1 (and of the supplement's Tables 7 and 8).
+VARIANTS: dict[str, dict[str, Any]] = {
+    "Visual": {"audiovisual": False},
+    **{
+        f"{level}{name}": {"localisation": localisation, "maps": 1, "fusion": fusion}
+        for name, fusion in (
+            (" AudioOnly", "audio_only"),
+            (" + S1av", "weighted_sum"),
+            (" + S2av", "attention"),
+        )
+        for level, localisation in (("L1", "cosine"), ("L2", "weighted"), ("L3", "bilinear"))
+    },
+    "L3mul + S~2av": {"fusion": "multi_attention"},
+    "L3mul + S3av": {},
+    "L3mul + Sfusav": {"fusion": "late"},
+}
 
 
 def bilinear_kernel(size: int) -> Tensor:
@@ -534,6 +551,7 @@ class STAViSModule(SaliencyModule):
     """
 
     paper = "tsiami2020stavis"
+    variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
     network: STAViS
     postprocess = "stavis"
 

@@ -161,16 +161,23 @@ def say(
 
 def add_reproduce_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `avsal reproduce`'s arguments."""
-    from avsal.report.papers import PAPERS
+    from avsal.report.published import PAPERS
 
     parser.add_argument(
         "what", choices=[*PAPERS, "synthav"],
         help="a paper, or synthav: the shipped checkpoints and the baselines on generated clips (needs nothing)",
     )  # fmt: skip
-    parser.add_argument("--table", help="number of the paper's table (default: all main tables)")
     parser.add_argument(
-        "--data", type=Path, metavar="ROOT", help="folder of the data: the six sets, or Ego4D and Aria"
+        "--table", help="number of the paper's table, F and the number of a figure, or all (default: the tables that "
+        "compare models)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--list", action="store_true", help="list every table and figure, what it needs, or why it is not run"
     )
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT",
+        help="folder of the data: the six sets; Ego4D and Aria; SALICON and MIT1003",
+    )  # fmt: skip
     parser.add_argument(
         "--dhf1k", type=Path, metavar="ROOT", help="folder of DHF1K, for training stages that need it"
     )
@@ -179,6 +186,15 @@ def add_reproduce_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="list what would be done")
     parser.add_argument(
         "--train", action="store_true", help="train where there are no weights (days on GPUs)"
+    )
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="NAME=FILE",
+        help="weights that are not fetched by themselves, or yours in place of others; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="small networks after one step, on a few frames: checks data and settings, the numbers mean nothing",
     )
     parser.add_argument(
         "--protocol", choices=("paper", "common"), default="paper",

@@ -133,6 +133,73 @@ def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path
     return _save(figure, path)
 
 
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]], metric: str, title: str, path: Path
+) -> Path:
+    """Draw lines of (x, value, low, high), each with its name and its 95 % intervals; return the file."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for place, (name, points) in enumerate(lines.items()):
+        x, value, low, high = np.array(points).T
+        colour = COLOURS[place % len(COLOURS)]
+        axes.plot(x, value, marker="o", color=colour, linestyle=_LINES[place % len(_LINES)], label=name)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="step" if "moment" in title else title, ylabel=metric)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save(figure, path)
+
+
+def retention(module: Any, data: Any, path: Path) -> Path:
+    """Draw Ret_A and Ret_V of a clip with its own and with another clip's sound (AVRSP, Figure 6); return the file.
+
+    Args:
+        module: an audio-visual AVRSP with RAVF.
+        data: a data set with two test videos or more: the frame in the middle of the first one is taken.
+        path: of the PNG file.
+
+    Raises:
+        DataError: there is one test video only.
+    """
+    import torch
+
+    from avsal.data.windows import VideoBatches
+    from avsal.evaluation import swapped
+
+    data.use_spec(module.spec)
+    items = data.split_items("test")
+    rows, picture = [], None
+    for heard in (items, swapped(items)):
+        windows = VideoBatches(heard[:1], module.spec, batch_size=4, native=False, negatives=False)
+        batch: Any = windows[len(windows) // 2]
+        with torch.inference_mode():
+            aux = module(batch).aux
+        place = len(batch["video"]) // 2
+        rows.append(
+            [aux[name][place].float().mean((0, 1, 2, 3)).cpu().numpy() for name in ("Ret_A", "Ret_V")]
+        )
+        if picture is None:
+            spec = module.spec
+            mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
+            frame = batch["video"][place, :, spec.target_index].float() * std + mean
+            picture = (frame / 255).clamp(0, 1).permute(1, 2, 0).numpy()
+    plt = _pyplot()
+    figure, axes = plt.subplots(2, 3, figsize=(7.5, 3.6), layout="constrained")
+    for row, (maps, sound) in enumerate(zip(rows, ("its own sound", "another clip's sound"), strict=True)):
+        axes[row, 0].imshow(picture)
+        axes[row, 0].set_ylabel(sound, fontsize=8)
+        for column in (0, 1):
+            both = np.stack([r[column] for r in rows])
+            scaled = (maps[column] - both.min()) / max(float(np.ptp(both)), 1e-12)
+            axes[row, column + 1].imshow(scaled, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+            axes[row, column + 1].set_title(("Ret_A", "Ret_V")[column], fontsize=8)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save(figure, path)
+
+
 def scatter(first: Entry, second: Entry, metric: str, path: Path) -> Path:
     """Draw one system's score over another's for each video that both have; return the file."""
     plt = _pyplot()

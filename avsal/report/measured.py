@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from avsal.errors import AvsalError
-from avsal.report.papers import System
 from avsal.report.published import PERCENT, SIX
 from avsal.report.records import Record, read
 from avsal.report.screening import (
@@ -28,6 +27,7 @@ from avsal.report.screening import (
     whole,
 )
 from avsal.report.statistics import DRAWS, FloatArray, Units, f1_of, interval, resamples
+from avsal.report.systems import System
 from avsal.results import Cost
 
 
@@ -125,7 +125,7 @@ def board(paths: Iterable[Path], *, draws: int = DRAWS, seed: int = 0) -> Board:
         for group in groups.values():
             complete = all_folds(data, group, notes)
             if complete:
-                entries.append(_entry(data, complete, draws, seed))
+                entries.append(entry_of(data, complete, draws, seed))
     result = Board(entries, notes)
     order = {name: k for k, name in enumerate(result.sets)}
     entries.sort(key=lambda e: (order[e.data], e.label, e.sound))
@@ -135,7 +135,8 @@ def board(paths: Iterable[Path], *, draws: int = DRAWS, seed: int = 0) -> Board:
 # -- scores ----------------------------------------------------------------------------------------------------
 
 
-def _entry(data: str, records: Sequence[Record], draws: int, seed: int) -> Entry:
+def entry_of(data: str, records: Sequence[Record], draws: int = DRAWS, seed: int = 0) -> Entry:
+    """Return the scores of one system's folds on one data set."""
     first = records[0]
     names = [m for m in first.results.metrics if all(m in r.results.metrics for r in records)]
     count = min(len(r.results.steps) for r in records)

@@ -43,8 +43,9 @@ SETS = {
     "dhf1k": "DHF1K",
 }
 SIX = ("DIEM", "Coutrot1", "Coutrot2", "AVAD", "ETMD", "SumMe")
-#: The papers whose models are in avsal.
-PAPER_NAMES = ("STAViS", "CASP-Net", "MSPI", "AVRSP", "CSTS")
+#: The papers whose models are in avsal: what `avsal reproduce` calls them -> their name.
+PAPERS = {"stavis": "STAViS", "casp": "CASP-Net", "mspi": "MSPI", "avrsp": "AVRSP", "csts": "CSTS"}
+PAPER_NAMES = tuple(PAPERS.values())
 #: Sets whose test videos are the same in every fold.
 ONE_TEST_LIST = ("DIEM",)
 #: The tables in which a paper compares models; the others are its ablations.

@@ -98,9 +98,18 @@ def _terminal(tables: Sequence[Table], notes: Sequence[str], width: int) -> str:
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
 
 
+def _is_name(table: Table, k: int) -> bool:
+    """Say whether a column says what its row is about."""
+    return table.columns[k] in (*_NAMES, *table.names)
+
+
+def _is_text(table: Table, k: int) -> bool:
+    return table.columns[k] in _LEFT or table.columns[k] in table.names
+
+
 def _fitting(table: Table, width: int) -> list[list[int]]:
     """Return the columns in blocks that fit side by side, each with the columns that name the row."""
-    names = [k for k in _used(table) if table.columns[k] in _NAMES]
+    names = [k for k in _used(table) if _is_name(table, k)]
     blocks = [list(names)]
     for k in (k for k in _used(table) if k not in names):
         if len(blocks[-1]) > len(names) and _needed(table, [*blocks[-1], k]) > width:
@@ -131,14 +140,14 @@ def _grid(table: Table, columns: Sequence[int]) -> Any:
     shown = RichTable(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for k in columns:
         shown.add_column(
-            table.columns[k], justify="left" if table.columns[k] in _LEFT else "right",
+            table.columns[k], justify="left" if _is_text(table, k) else "right",
             no_wrap=not _folds(table.columns[k]), overflow="fold", min_width=10 if _folds(table.columns[k]) else None,
         )  # fmt: skip
     previous: list[str] = []
     for row in table.rows:
         name = [row[0].text, row[1].text]
         words = [row[k].text for k in columns]
-        if not any(row[k].text for k in columns if table.columns[k] not in _NAMES):
+        if not any(row[k].text for k in columns if not _is_name(table, k)):
             continue  # another block of columns holds all of this line
         if name == previous and "line" in table.columns:
             words = ["" if k in (0, 1) else w for k, w in zip(columns, words, strict=True)]
@@ -171,7 +180,7 @@ def _markdown(
         columns = _used(table)
         lines += [f"## {table.title}", ""] if len(tables) > 1 or title else []
         lines.append("| " + " | ".join(table.columns[k] for k in columns) + " |")
-        lines.append("|" + "|".join("---" if table.columns[k] in _LEFT else "--:" for k in columns) + "|")
+        lines.append("|" + "|".join("---" if _is_text(table, k) else "--:" for k in columns) + "|")
         lines += ["| " + " | ".join(cell(row[k].text) for k in columns) + " |" for row in table.rows]
         lines += ["", *(f"- {cell(note)}" for note in table.notes), ""]
     lines += [f"![{caption}]({link(path)})\n" for caption, path in figures]
@@ -196,7 +205,7 @@ def _csv(tables: Sequence[Table]) -> str:
             head = [row[place[name]].text if name in place else "" for name in ("model", "mod.", "line")]
             source = row[place["source"]].text if "source" in place else ""
             for k, value in enumerate(row):
-                if table.columns[k] in _LEFT or not value.text:
+                if _is_text(table, k) or not value.text:
                     continue
                 lines = [(head[2], value.sort if isinstance(value.sort, int | float) else "")]
                 if value.bounds is not None and not math.isnan(value.bounds[0]):
@@ -222,7 +231,7 @@ def _latex(tables: Sequence[Table], notes: Sequence[str], left_out: Sequence[str
     lines = ["% needs \\usepackage{booktabs}"]
     for table in tables:
         columns = _used(table)
-        aligned = "".join("l" if table.columns[k] in _LEFT else "r" for k in columns)
+        aligned = "".join("l" if _is_text(table, k) else "r" for k in columns)
         lines += [r"\begin{table}", r"\centering\small", rf"\caption{{{table.title.translate(_TEX)}}}"]
         lines += [rf"\begin{{tabular}}{{{aligned}}}", r"\toprule"]
         lines.append(" & ".join(table.columns[k].translate(_TEX) for k in columns) + r" \\")
@@ -253,7 +262,7 @@ def _html(
         columns = _used(table)
         parts.append(f"<section><h2>{escape(table.title)}</h2><div class=scroll><table><thead><tr>")
         for k in columns:
-            kind = " class=words" if table.columns[k] in _LEFT else ""
+            kind = " class=words" if _is_text(table, k) else ""
             parts.append(
                 f"<th{kind} aria-sort=none><button type=button>{escape(table.columns[k])}</button></th>"
             )

@@ -1,39 +1,37 @@
-"""`avsal reproduce PAPER`: run a paper's tables on your data, every fold and set, and print them beside the paper's."""
+"""`avsal reproduce PAPER`: run a paper's tables and figures on your data, and print them as the paper does."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from avsal.errors import AvsalError, ConfigError, DataError, WeightsError
-from avsal.report.measured import Board, board
+from avsal.report.measured import Entry, entry_of
 from avsal.report.papers import SYSTEMS, TABLES, PaperTable, System
-from avsal.report.published import SIX
-from avsal.report.stages import training
+from avsal.report.recipes import FLOPS, FOLDERS, GPU, Training, chain, missing_weights, needs, source_of
+from avsal.report.records import read
+from avsal.report.testing import file_hash, first_process, run_test, say
 
 if TYPE_CHECKING:
     from avsal.data.module import SaliencyDataModule
-    from avsal.evaluation import Protocol
     from avsal.models.base import SaliencyModule
 
-#: Data set -> its class in `avsal.data`, and names of its folder below --data.
+#: Data set -> its class in `avsal.data`.
 DATA = {
-    "DIEM": ("DIEMDataModule", ()),
-    "Coutrot1": ("Coutrot1DataModule", ()),
-    "Coutrot2": ("Coutrot2DataModule", ()),
-    "AVAD": ("AVADDataModule", ()),
-    "ETMD": ("ETMDDataModule", ()),
-    "SumMe": ("SumMeDataModule", ()),
-    "Ego4D": ("Ego4DGazeDataModule", ("Ego4D", "ego4d")),
-    "Aria": ("AriaGazeDataModule", ("Aria", "aria")),
-}
+    "DIEM": "DIEMDataModule", "Coutrot1": "Coutrot1DataModule", "Coutrot2": "Coutrot2DataModule",
+    "AVAD": "AVADDataModule", "ETMD": "ETMDDataModule", "SumMe": "SumMeDataModule",
+    "Ego4D": "Ego4DGazeDataModule", "Aria": "AriaGazeDataModule",
+    "SALICON": "SALICONDataModule", "MIT1003": "MIT1003DataModule",
+}  # fmt: skip
+#: What must stand above every number of `--fast`.
+MINIATURE = (
+    "MINIATURE (--fast): small networks after one step, two frames or so of one video of each set, the first fold. It "
+    "shows that data and settings are in order; the numbers mean nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -57,44 +55,46 @@ class Run:
 
 
 def tables_of(paper: str, number: str | None) -> list[PaperTable]:
-    """Return a paper's tables.
+    """Return a paper's tables that can be run: one, with "all" every one, by default those that compare models.
 
     Raises:
-        ConfigError: it has no such table here; the message lists those there are.
+        ConfigError: it has no such table, or it is not run; the message lists those that are.
     """
-    known = [t for t in TABLES if t.paper == paper]
-    chosen = [t for t in known if number is None or number in (t.number, *t.aliases)]
+    own = [t for t in TABLES if t.paper == paper]
+    if number is None or number.casefold() == "all":
+        return [t for t in own if not t.reason and (t.main or number)]
+    chosen = [t for t in own if t.is_called(number)]
+    listed = "; ".join(f"{t.number} ({t.title})" for t in own if not t.reason)
     if not chosen:
-        raise ConfigError(
-            f"--table {number}: avsal reproduces these tables of {paper}: "
-            + "; ".join(f"{t.number} ({t.title})" for t in known)
-            + ". The other tables are ablations: docs/models/ says which arguments give their rows."
-        )
+        raise ConfigError(f"--table {number}: avsal reproduces these tables of {paper}: {listed}.")
+    if chosen[0].reason:
+        raise ConfigError(f"--table {number} is not run: {chosen[0].reason}. Those that are: {listed}.")
     return chosen
 
 
-def plan(tables: list[PaperTable], sets: list[str] | None = None) -> list[Run]:
+def plan(
+    tables: Iterable[PaperTable], sets: list[str] | None = None, *, folds: tuple[int, ...] = (1, 2, 3)
+) -> list[Run]:
     """Return every checkpoint on every data set of the tables, each once, a checkpoint's sets one after another.
 
     Raises:
         ConfigError: a set that is in none of the tables.
     """
+    tables = list(tables)
     known = {name for table in tables for name in table.sets}
     wrong = [name for name in sets or [] if name not in known]
     if wrong:
         raise ConfigError(f"--sets {wrong[0]} is not in the table; it has {', '.join(sorted(known))}.")
     runs: dict[Run, None] = {}
     for table in tables:
-        for name in table.systems:
-            system = SYSTEMS[name]
-            wanted = [
-                d for d in table.sets if (not sets or d in sets) and (not system.tables or d in system.tables)
-            ]
-            if system.tables:  # one set has several tables of gaze
-                wanted = [d for d in wanted if system.tables[d] == table.number]
-            for fold in (1, 2, 3) if system.folds else (None,):
-                for data in wanted:
-                    runs[Run(system, fold, data)] = None
+        for row in table.rows:
+            for name in dict.fromkeys(row.systems.values()):
+                system = SYSTEMS[name]
+                only = folds[:1] if table.form == "retention" else folds  # a picture needs one network
+                for fold in only if system.folds else (None,):
+                    for data in table.sets:
+                        if row.systems.get(data) == name and (not sets or data in sets):
+                            runs[Run(system, fold, data)] = None
     order = {name: k for k, name in enumerate(dict.fromkeys(one.checkpoint for one in runs))}
     return sorted(runs, key=lambda one: order[one.checkpoint])
 
@@ -103,197 +103,148 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Returns:
-        0, or 1 if a checkpoint could not be had.
+        0, or 1 if a row could not be run.
 
     Raises:
         AvsalError: the data is not there, or nothing could be run.
     """
+    args.weights = _given(args.weights)
+    if args.list:
+        return _print_list(args)
     chosen = tables_of(args.what, args.table)
-    runs = plan(chosen, args.sets.split(",") if args.sets else None)
+    if args.fast:
+        args.out, args.train, args.stride = args.out / "fast", True, args.stride or 16
+        say(MINIATURE)
+    sets = args.sets.split(",") if args.sets else None
+    folds = (1,) if args.fast else (1, 2, 3)
+    runs = plan(chosen, sets, folds=folds)
+    if not args.train:
+        runs = [one for one in runs if not _only_extra(one, chosen) or _there(one, args)]
     if args.dry_run:
         return _print_plan(runs, args)
     check_data(runs, args)
+    if args.train:
+        check_training(runs, args)
     problems: list[str] = []
-    files: list[Path] = []
-    weights: dict[str, tuple[SaliencyModule, str | None] | None] = {}
-    for one in runs:
-        if one.checkpoint not in weights:
-            weights.clear()  # one model in memory at a time
-            weights[one.checkpoint] = _weights(one, args, problems)
-        loaded = weights[one.checkpoint]
-        if loaded is None:
-            continue
-        module, sha256 = loaded
-        protocol: Protocol = args.protocol
-        data = data_module(one.data, args.data, one.fold, args)
-        path = run_test(module, data, one.checkpoint, one.data, args, protocol=protocol, sha256=sha256)
-        if path is not None:
-            files.append(path)
-    return _report(chosen, files, problems, args)
+    files: dict[tuple[str, str], list[Path]] = {}
+    pictures = {name: t for t in chosen if t.form == "retention" for name in t.systems}
+    drawn: list[tuple[str, Path]] = []
+    for checkpoint, module, sha256, tests in _loaded(runs, args, problems):
+        for one in tests:
+            picture = pictures.get(one.system.name)
+            if picture is not None and one.fold == 1 and one.data in picture.sets:
+                from avsal.report.figures import retention
+
+                shown = data_module(one.data, one.fold, args, limit=2)
+                path = figure_folder(args) / f"{checkpoint}-{one.data.lower()}-retention.png"
+                drawn.append((picture.title, retention(module, shown, path)))
+            if all(t.form == "retention" for t in chosen if one.system.name in t.systems):
+                continue
+            data = data_module(one.data, one.fold, args)
+            done = run_test(module, data, checkpoint, one.data, args, protocol=args.protocol, sha256=sha256)
+            if done is not None:
+                files.setdefault((one.system.name, one.data), []).append(done)
+    if not first_process():
+        return 0
+    return _report(chosen, files, drawn, problems, args, len(folds), sets)
 
 
-# -- one test --------------------------------------------------------------------------------------------------
+def _given(words: Iterable[str]) -> dict[str, Path]:
+    """Return `--weights NAME=FILE` as a mapping.
 
-
-def run_test(
-    module: SaliencyModule,
-    data: SaliencyDataModule,
-    checkpoint: str,
-    data_name: str,
-    args: argparse.Namespace,
-    *,
-    protocol: Protocol,
-    sound: Literal["own", "swapped"] = "own",
-    sha256: str | None = None,
-) -> Path | None:
-    """Test one checkpoint, write its results, and return the file; a finished one is not repeated.
-
-    Args:
-        module: with its weights.
-        data: the data set.
-        checkpoint: name of the weights.
-        data_name: for the file's name.
-        args: `out`, `accelerator`, `devices`, `num_nodes`, `strategy`.
-        protocol, sound, sha256: see `avsal.evaluation.evaluate`.
-
-    Returns:
-        The results file; None on every process but the first.
+    Raises:
+        ConfigError: a word is no such pair, or the file is not there.
     """
-    from avsal.evaluation import evaluate, forget
-    from avsal.results import weights_hash
-    from avsal.scorefiles import write_frames
-
-    fold = getattr(data, "fold", None)
-    parts = [checkpoint, data_name.lower(), f"fold{fold}" if fold and data_name in SIX else None, protocol]
-    parts.append("swapped" if sound == "swapped" else None)
-    path = args.out / f"{'-'.join(str(p) for p in parts if p)}.json"
-    if _finished(path, data, weights_hash(module), protocol, sound):
-        _say(f"{path}: done before")
-        return path
-    _say(f"{checkpoint} on {data_name}{f' fold {fold}' if fold and data_name in SIX else ''}"
-         f"{', sound swapped' if sound != 'own' else ''} …")  # fmt: skip
-    with quiet():
-        found = evaluate(
-            module, data, checkpoint=checkpoint, sha256=sha256, work=args.out / ".partial" / path.stem,
-            protocol=protocol, sound=sound, trainer=trainer_options(args),
-        )  # fmt: skip
-    if found is None:
-        return None
-    results, frames = found
-    write_frames(frames, path)
-    results.write(path)
-    forget(args.out / ".partial" / path.stem)
-    for failure in results.failed[:5]:
-        _say(f"  left out: {failure.error}")
-    _say("  " + ", ".join(f"{name} {value:.4f}" for name, value in results.metrics.items()) + f" ({path})")
-    return path
+    found = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if not name or not file:
+            raise ConfigError(f"--weights {word}: expected NAME=FILE, such as resnet18-vggsound=H.pth.tar.")
+        found[name] = Path(file).expanduser()
+        if not found[name].exists():
+            raise ConfigError(f"--weights {word}: there is no such file.")
+    return found
 
 
-def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str, sound: str) -> bool:
-    """Say whether a file holds the whole results of these weights on this data under this protocol."""
-    from avsal.results import Results, data_of
-
-    if not path.is_file():
-        return False
-    try:
-        known = Results.read(path)
-    except DataError:
-        return False
-    data.prepare_data()
-    there = data_of(data)
-    return (
-        known.checkpoint is not None
-        and weights in known.checkpoint.hashes
-        and known.data.fingerprint == there.fingerprint
-        and known.data.annotations in (None, there.annotations)
-        and known.complete
-        and known.protocol.get("protocol") == protocol
-        and known.protocol.get("sound") == sound
-        and known.protocol.get("stride") == data.test_stride
-    )
+def _only_extra(one: Run, tables: Iterable[PaperTable]) -> bool:
+    """Say whether only rows of other papers' models need this network."""
+    rows = [row for t in tables for row in t.rows if one.system.name in row.systems.values()]
+    return all(row.extra for row in rows)
 
 
-def file_hash(name: str | Path) -> str | None:
-    """Return the sha256 of the file that weights are in: of a path, or as the registry states it for a name."""
-    from avsal.files import sha256_of
-    from avsal.zoo.registry import entries
-
-    if isinstance(name, Path):
-        return sha256_of(name) if name.is_file() else None
-    entry = entries().get(name)
-    stated = {getattr(source, "sha256", None) for source in entry.sources} if entry is not None else set()
-    return stated.pop() if len(stated) == 1 else None
+def _there(one: Run, args: argparse.Namespace) -> bool:
+    return not chain(one.system, one.fold, args)
 
 
-def trainer_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the Trainer's arguments that the command line gives."""
-    devices: int | str = args.devices if args.devices == "auto" or "," in args.devices else int(args.devices)
-    return {
-        "accelerator": args.accelerator, "devices": devices, "num_nodes": args.num_nodes, "strategy": args.strategy,
-        "enable_progress_bar": sys.stderr.isatty(),
-    }  # fmt: skip
+def _loaded(
+    runs: list[Run], args: argparse.Namespace, problems: list[str]
+) -> Iterator[tuple[str, SaliencyModule, str | None, list[Run]]]:
+    """Yield each checkpoint's name, module, file hash and tests, one after another; what cannot be had is noted."""
+    from avsal.zoo import from_pretrained
+
+    for checkpoint in dict.fromkeys(one.checkpoint for one in runs):
+        tests = [one for one in runs if one.checkpoint == checkpoint]
+        system, fold = tests[0].system, tests[0].fold
+        try:
+            trainings = chain(system, fold, args)
+            if trainings and not args.train:
+                raise WeightsError(
+                    f"{checkpoint}: the authors published no weights. Train first (--train runs this):\n"
+                    + _commands(trainings)
+                )
+            for training in trainings:
+                say(f"training {training.system.checkpoint(training.fold)} …")
+                training.run()
+            found = source_of(system, fold, args) or Training(system, fold, args).best()
+            assert found is not None
+            module, sha256 = from_pretrained(found), file_hash(found)
+        except WeightsError as error:
+            problems.append(str(error))
+            say(f"{checkpoint}: {error}")
+            continue
+        yield checkpoint, module, sha256, tests
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's remarks about hardware and logging from the tables."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*sync_dist.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _commands(trainings: Iterable[Training]) -> str:
+    import shlex
 
-
-def first_process() -> bool:
-    """Say whether this is the process that reports."""
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _say(words: str) -> None:
-    if first_process():
-        print(words, file=sys.stderr, flush=True)
+    return "\n".join(f"  avsal {shlex.join(t.words())}" for t in trainings)
 
 
 # -- data --------------------------------------------------------------------------------------------------------
 
 
 def data_module(
-    name: str, root: Path | None, fold: int | None, args: argparse.Namespace
+    name: str, fold: int | None, args: argparse.Namespace, limit: int | None = None
 ) -> SaliencyDataModule:
-    """Return a data set's DataModule.
+    """Return a data set's DataModule for testing.
 
     Args:
         name: as tables call it.
-        root: of all data; a folder of the set's name below it is taken where there is one.
         fold: for sets with folds.
-        args: `batch_size`, `num_workers`, `stride`.
+        args: `data`, `batch_size`, `num_workers`, `stride`, `fast`.
+        limit: use only so many videos; one with `--fast`.
     """
     from avsal import data as rooms
 
-    cls, folders = DATA[name]
+    root = args.data
     if root is not None:
-        root = next((root / folder for folder in folders if (root / folder).is_dir()), root)
+        own = (root / folder for folder in FOLDERS.get(DATA[name], ()))
+        root = next((path for path in own if path.is_dir()), root)
     options: dict[str, Any] = {
         "batch_size": args.batch_size, "num_workers": args.num_workers, "test_stride": args.stride or 1,
     }  # fmt: skip
+    if args.fast or limit:
+        options["limit"] = limit or 1
+        options |= {"clips": 2} if name in ("Ego4D", "Aria") else {}
     if fold is not None:
         options["fold"] = fold
-    made: SaliencyDataModule = getattr(rooms, cls)(root, **options)
+    made: SaliencyDataModule = getattr(rooms, DATA[name])(root, **options)
     return made
 
 
 def check_data(runs: list[Run], args: argparse.Namespace) -> None:
-    """Look for all data before anything is run.
+    """Look for all data of the tests before anything is run.
 
     Raises:
         DataError: names each set that is missing, and what to do.
@@ -303,12 +254,13 @@ def check_data(runs: list[Run], args: argparse.Namespace) -> None:
         names = ", ".join(dict.fromkeys(name for name, _ in wanted))
         raise DataError(
             f"--data ROOT is needed: the folder with {names}. `avsal data list` names the sets, `avsal data info NAME` "
-            "says where each comes from and how its folder looks; --dry-run lists what would be run."
+            "says where each comes from and how its folder looks; --dry-run lists what would be run, --list what each "
+            "table needs."
         )
     missing: dict[str, str] = {}
     for name, fold in wanted:
         try:
-            data_module(name, args.data, fold, args).split_items("test")
+            data_module(name, fold, args).split_items("test")
         except AvsalError as error:
             missing.setdefault(name, str(error))
     if missing:
@@ -320,67 +272,83 @@ def check_data(runs: list[Run], args: argparse.Namespace) -> None:
         )
 
 
-# -- weights -----------------------------------------------------------------------------------------------------
+def check_training(runs: list[Run], args: argparse.Namespace) -> None:
+    """Look for all data and weights of the trainings before the first one begins.
 
-
-def _weights(
-    one: Run, args: argparse.Namespace, problems: list[str]
-) -> tuple[SaliencyModule, str | None] | None:
-    """Return a module with its weights, and their file's sha256: from the registry, or trained here.
-
-    None, with a note, if they cannot be had.
+    Raises:
+        DataError, WeightsError: names everything that is missing, and what to do.
     """
-    from avsal.zoo import from_pretrained
-    from avsal.zoo.registry import entries
-
-    try:
-        if one.checkpoint in entries():
-            return from_pretrained(one.checkpoint), file_hash(one.checkpoint)
-        trained = training(one.system, one.fold, args)
-        if trained.best() is None:
-            if not args.train:
-                raise WeightsError(
-                    f"{one.checkpoint}: the authors published no weights. Train first (--train runs this):\n"
-                    + trained.as_text()
-                )
-            trained.run()
-        best = trained.best()
-        assert best is not None
-        return from_pretrained(best), file_hash(best)
-    except WeightsError as error:
-        problems.append(str(error))
-        _say(f"{one.checkpoint}: {error}")
-        return None
+    trainings: dict[Path, Training] = {}
+    for one in runs:
+        for training in chain(one.system, one.fold, args):
+            trainings.setdefault(training.folder, training)
+    lacking: dict[str, str] = {}
+    for training in trainings.values():
+        data = training.data_module()
+        try:
+            data.split_items("train")
+        except AvsalError as error:
+            lacking.setdefault(f"{type(data).__name__.removesuffix('DataModule')}", str(error))
+    if lacking:
+        raise DataError(
+            "training needs data that is not there (--data ROOT has the sets, or folders DHF1K, SALICON, MIT1003 of "
+            "them; --dhf1k ROOT):\n" + "\n".join(f"  {name}: {reason}" for name, reason in lacking.items())
+        )
+    if not args.fast and (words := missing_weights(trainings.values())):
+        raise WeightsError("training needs weights that are not there:\n  " + "\n  ".join(words))
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
+
+
+def _print_list(args: argparse.Namespace) -> int:
+    own = [t for t in TABLES if t.paper == args.what and (not args.table or t.is_called(args.table))]
+    if not own:
+        raise ConfigError(f"--table {args.table}: {args.what} has no such table or figure.")
+    for table in own:
+        print(f"{table.name}: {table.title}")
+        if table.reason:
+            print(f"  not run: {table.reason}")
+            continue
+        tested = [(row.systems[data], data) for row in table.rows for data in row.systems]
+        lines = needs(table.systems, dict.fromkeys(tested), args)
+        trained = any(" trainings" in line for line in lines)
+        dhf1k = " --dhf1k DHF1K" if "DHF1K" in lines[0] else ""
+        print(
+            f"  avsal reproduce {args.what} --table {table.number} --data ROOT{dhf1k}{' --train' if trained else ''}"
+        )
+        for line in [*lines, *filter(None, [table.note])]:
+            print(f"  {line}")
+    print(
+        f"Hours are those of {FLOPS / 1e12:g} TFLOP/s, about a third of an {GPU}'s peak, for the clips and epochs of "
+        "the recipes; reading videos is not in them. Trainings that several tables share are counted in each, and run "
+        "once."
+    )
+    return 0
 
 
 def _print_plan(runs: list[Run], args: argparse.Namespace) -> int:
     from avsal.zoo.cache import is_cached
     from avsal.zoo.registry import entries
 
-    known = entries()
     shown: set[str] = set()
     for one in runs:
         if one.checkpoint not in shown:
             shown.add(one.checkpoint)
-            if one.checkpoint in known:
-                entry = known[one.checkpoint]
+            entry = entries().get(one.checkpoint)
+            trainings = chain(one.system, one.fold, args)
+            if trainings:
+                print(f"{one.checkpoint}: no weights; train first:\n{_commands(trainings)}")
+            elif entry is not None and not args.fast:
                 print(
                     f"{one.checkpoint}: weights {'in the cache' if is_cached(entry) else 'to fetch'} ({entry.status})"
                 )
             else:
-                trained = training(one.system, one.fold, args)
-                done = trained.best()
-                print(f"{one.checkpoint}: " + (f"trained, {done}" if done else "no weights; train first:"))
-                if done is None:
-                    print(trained.as_text())
+                print(f"{one.checkpoint}: {source_of(one.system, one.fold, args) or 'trained'}")
         state = "?"
         if args.data is not None:
             try:
-                data = data_module(one.data, args.data, one.fold, args)
-                state = f"{len(data.split_items('test'))} test videos"
+                state = f"{len(data_module(one.data, one.fold, args).split_items('test'))} test videos"
             except AvsalError as error:
                 state = f"missing: {error}"
         print(f"  test on {one.data}{f' fold {one.fold}' if one.fold else ''}: {state}")
@@ -390,46 +358,76 @@ def _print_plan(runs: list[Run], args: argparse.Namespace) -> int:
     return 0
 
 
+def figure_folder(args: argparse.Namespace) -> Path:
+    """Return the folder of the figures."""
+    folder: Path = args.figures or args.out / "figures"
+    return folder
+
+
 def _report(
-    tables: list[PaperTable], files: list[Path], problems: list[str], args: argparse.Namespace
+    tables: list[PaperTable],
+    files: dict[tuple[str, str], list[Path]],
+    drawn: list[tuple[str, Path]],
+    problems: list[str],
+    args: argparse.Namespace,
+    folds: int,
+    sets: list[str] | None,
 ) -> int:
-    if not first_process():
-        return 0
-    if not files:
+    if not files and not drawn:
         raise WeightsError(
             "nothing was tested: there are no weights (see above)." if problems else "nothing was tested."
         )
-    from avsal.report.commands import say
-    from avsal.report.tables import leaderboard, legend
+    from avsal.report.commands import say as print_tables
+    from avsal.report.layout import paper_table
+    from avsal.report.tables import legend
 
-    found = board(files)
-    figures = []
-    if args.figures is not None:
+    notes: list[str] = []
+    found: dict[tuple[str, str], Entry] = {}
+    for (system, data), paths in files.items():
+        records = read(paths, notes)
+        wanted = folds if SYSTEMS[system].folds else 1
+        if len(records) < wanted:
+            notes.append(f"left out: {system} on {data}: {len(records)} of {wanted} folds could be tested.")
+        elif records:
+            found[system, data] = entry_of(
+                records[0].data, sorted(records, key=lambda r: r.fold), 100 if args.fast else 10_000
+            )
+    shown = [paper_table(t, found, args, sets) for t in tables if t.form != "retention"]
+    figures = [*drawn, *_figures(tables, found, args)]
+    if args.figures is not None and found:
         from avsal.report.figures import draw_all
+        from avsal.report.measured import Board
 
-        figures = draw_all(found, args.figures)
-    shown = []
-    for table in tables:
-        part = of_table(found, table)
-        made = leaderboard(part, metrics=list(table.metrics), published=False)
-        made = [t for t in made if t.title in part.sets]
-        shown += [replace(t, title=f"Table {table.number}: {t.title}") for t in made]
+        figures += draw_all(Board(list(found.values()), []), args.figures)
+    heads = dict.fromkeys(f"{t.title} ({t.name.lower()})" for t in tables)
+    words = [MINIATURE] if args.fast else []
     if shown:
-        names = dict.fromkeys(f"{t.title} (table {t.number})" for t in tables)
-        say(shown, None, args.format, "; ".join(names), [], figures, notes=legend()[:2])
-    for note in [*found.notes, *problems]:
+        print_tables(shown, None, args.format, "; ".join(heads), [], figures, notes=[*words, *legend()[:2]])
+    for caption, path in figures:
+        print(f"figure: {path} ({caption})", file=sys.stderr)
+    for note in [*notes, *problems]:
         print(note, file=sys.stderr)
-    return 1 if problems or found.notes else 0
+    return 1 if problems or notes else 0
 
 
-def of_table(found: Board, table: PaperTable) -> Board:
-    """Return the systems and data sets of one table of a paper: one gaze set has several tables."""
-    entries = [
-        e
-        for e in found.entries
-        if e.system is not None
-        and e.system.name in table.systems
-        and (base := e.data.split(",")[0]) in table.sets
-        and e.system.tables.get(base, table.number) == table.number
-    ]
-    return Board(entries, [])
+def _figures(
+    tables: Iterable[PaperTable], found: dict[tuple[str, str], Entry], args: argparse.Namespace
+) -> list[tuple[str, Path]]:
+    """Draw the paper's curves."""
+    from avsal.report.figures import curves
+    from avsal.report.layout import points
+
+    made = []
+    for table in tables:
+        if table.number[0] == "F" and table.form != "retention":
+            for metric in table.metrics:
+                path = (
+                    figure_folder(args)
+                    / f"{table.paper}-{table.number.lower()}-{metric.split()[0].lower()}.png"
+                )
+                lines = points(table, metric, found)
+                if any(lines.values()):
+                    made.append(
+                        (f"{table.name}: {metric}, {table.title}", curves(lines, metric, table.title, path))
+                    )
+    return made

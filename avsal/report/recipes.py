@@ -314,7 +314,7 @@ GMACS = {"stavis": 10, "caspnet": 199, "avrsp": 284, "csts": 104, "isp": 4.6}
 #: Segments of 90 frames and videos to train on, and frames to test, of one fold; clips or images of the other sets.
 SIZES = {
     "DIEM": (2843, 64, 27414), "Coutrot_db1": (234, 40, 8397), "Coutrot_db2": (156, 10, 5661), "AVAD": (96, 30, 3154),
-    "ETMD_av": (559, 8, 20556), "SumMe": (994, 17, 35273), "DHF1K": (600, 600, 0), "SALICON": (10000, 10000, 5000),
+    "ETMD_av": (559, 8, 20556), "SumMe": (994, 17, 35273), "DHF1K": (4834, 600, 0), "SALICON": (10000, 10000, 5000),
     "MIT1003": (812, 812, 101), "Ego4D": (15310, 15310, 5202), "Aria": (10456, 10456, 2901),
 }  # fmt: skip
 _TESTED = {"Coutrot1": "Coutrot_db1", "Coutrot2": "Coutrot_db2", "ETMD": "ETMD_av"}

@@ -96,7 +96,6 @@ _STAVIS, _CASP, _MSPI, _AVRSP, _CSTS = PAPERS.values()
 
 # -- networks ----------------------------------------------------------------------------------------------------
 
-_SIX_AV = "data/six-av.yaml"
 _AVAD_ETMD, _DIEM_AVAD = {"sets": ["AVAD", "ETMD_av"]}, {"sets": ["DIEM", "AVAD"]}
 
 
@@ -108,7 +107,7 @@ def _hears(arguments: Mapping[str, Any]) -> str:
 def _stavis() -> Iterable[System]:
     def system(name: str, arguments: Mapping[str, Any], paper: str = _STAVIS, **more: Any) -> System:
         hears = _hears(arguments)
-        recipe = ("stavis.yaml" if hears == "AV" else "stavis-visual.yaml", _SIX_AV)
+        recipe = ("stavis.yaml" if hears == "AV" else "stavis-visual.yaml",)
         first = {"init_from": name.replace("audiovisual", "visual")} if hears == "AV" else {}
         return System(
             name=name, paper=paper, modality=hears, model="stavis", arguments=arguments,

@@ -51,9 +51,13 @@ def paper_table(
     counts = list(table.counts)
     names_shown: tuple[str, ...] = table.heads
 
-    def used(lines: Mapping[str, Mapping[Any, Value]], among: Sequence[tuple[str, str]]) -> list[str]:
-        there = [line for line in LINES if any(lines[line][c].text for c in among)]
-        return there or [LINES[0]]
+    def used(
+        lines: Mapping[str, Mapping[Any, Value]],
+        sizes: Mapping[str, list[Value]],
+        among: Sequence[tuple[str, str]],
+    ) -> list[str]:
+        values = {line: [*(lines[line][c] for c in among), *sizes.get(line, [])] for line in LINES}
+        return [line for line in LINES if any(v.text for v in values[line])] or [LINES[0]]
 
     if table.form == "turned":
         names = [row.labels[-1] for row in table.rows]
@@ -68,7 +72,7 @@ def paper_table(
         metrics = list(dict.fromkeys(metric for _, metric in columns))
         for data in dict.fromkeys(data for data, _ in columns):
             for row, lines, sizes in blocks:
-                for line in used(lines, [c for c in columns if c[0] == data]):
+                for line in used(lines, sizes, [c for c in columns if c[0] == data]):
                     head = [
                         text(data),
                         *map(text, row.labels),
@@ -79,7 +83,7 @@ def paper_table(
         columns_shown, names_shown = ["Data", *heads, "line", *counts, *metrics], ("Data", *heads)
     else:
         for row, lines, sizes in blocks:
-            for line in used(lines, columns):
+            for line in used(lines, sizes, columns):
                 head = [*map(text, row.labels), text(line), *sizes.get(line, [Value()] * len(counts))]
                 body.append([*head, *(lines[line][c] for c in columns)])
         columns_shown = [*heads, "line", *counts, *(" ".join(filter(None, c)) for c in columns)]

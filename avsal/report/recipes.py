@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avsal.errors import WeightsError
+from avsal.report.published import SETS
 from avsal.report.systems import SYSTEMS, System
 from avsal.report.testing import quiet
 
@@ -200,14 +201,15 @@ def chain(system: System, fold: int | None, args: argparse.Namespace) -> list[Tr
     return [*before, *([own] if own.best() is None else [])]
 
 
-def source_of(system: System, fold: int | None, args: argparse.Namespace) -> str | None:
+def source_of(system: System, fold: int | None, args: argparse.Namespace) -> str | Path | None:
     """Return where a system's weights are: a file that `--weights` gives, or its name in the registry; None else."""
     from avsal.zoo.registry import entries
 
     name = system.checkpoint(fold)
     for known in (name, system.name):
         if known in args.weights:
-            return str(args.weights[known])
+            file: Path = args.weights[known]
+            return file
     return name if name in entries() and not args.fast else None
 
 
@@ -217,29 +219,31 @@ def weights_of(name: str, fold: int | None, args: argparse.Namespace) -> str:
         return str(args.weights.get(name, name))
     system = SYSTEMS[name]
     best = Training(system, fold if system.folds else None, args).best()
-    return source_of(system, fold, args) or str(best or f"<best .ckpt of {system.checkpoint(fold)}>")
+    return str(source_of(system, fold, args) or best or f"<best .ckpt of {system.checkpoint(fold)}>")
 
 
 def missing_weights(trainings: Iterable[Training]) -> list[str]:
     """Return a sentence for each file that only the user can provide, of what these trainings start from."""
-    from avsal.zoo.cache import is_cached
-    from avsal.zoo.registry import PageOrigin, entries
-
     found: dict[str, str] = {}
     for training in trainings:
         for name in needed_weights(training.system):
-            if name in SYSTEMS or name in training.args.weights:
-                continue
-            entry = entries().get(name)
-            pages = [s for s in entry.sources if isinstance(s, PageOrigin)] if entry is not None else []
-            if entry is None:
-                found[name] = f"{name} is not in the registry: give the file with --weights {name}=FILE."
-            elif len(pages) == len(entry.sources) and not is_cached(entry):
-                how = f"{pages[0].url}, {pages[0].how}" if pages else "there is no source"
-                found[name] = (
-                    f"{name} is not fetched by itself ({how}): give the file with --weights {name}=FILE."
-                )
+            if name not in SYSTEMS and name not in training.args.weights and (reason := _by_hand(name)):
+                found[name] = f"{name} {reason}: give the file with --weights {name}=FILE."
     return list(found.values())
+
+
+def _by_hand(name: str) -> str:
+    """Return why weights are not fetched by themselves; "" if they are, or lie in the cache."""
+    from avsal.zoo.cache import is_cached
+    from avsal.zoo.registry import PageOrigin, entries
+
+    entry = entries().get(name)
+    if entry is None:
+        return "is not in the registry"
+    pages = [source for source in entry.sources if isinstance(source, PageOrigin)]
+    if len(pages) < len(entry.sources) or is_cached(entry):
+        return ""
+    return f"is not fetched by itself ({', '.join(f'{page.url}, {page.how}' for page in pages)})"
 
 
 def needed_weights(system: System) -> list[str]:
@@ -317,7 +321,7 @@ SIZES = {
     "ETMD_av": (559, 8, 20556), "SumMe": (994, 17, 35273), "DHF1K": (4834, 600, 0), "SALICON": (10000, 10000, 5000),
     "MIT1003": (812, 812, 101), "Ego4D": (15310, 15310, 5202), "Aria": (10456, 10456, 2901),
 }  # fmt: skip
-_TESTED = {"Coutrot1": "Coutrot_db1", "Coutrot2": "Coutrot_db2", "ETMD": "ETMD_av"}
+_FOLDERS = {SETS.get(folder, folder): folder for folder in SIZES}
 
 
 def _gmacs(system: System) -> float:
@@ -350,7 +354,7 @@ def training_hours(system: System) -> float:
 
 def test_hours(system: System, data: str) -> float:
     """Return an estimate of one test's hours on one `GPU`."""
-    return SIZES[_TESTED.get(data, data)][2] * _gmacs(system) * 2e9 / FLOPS / 3600
+    return SIZES[_FOLDERS[data]][2] * _gmacs(system) * 2e9 / FLOPS / 3600
 
 
 def needs(systems: Iterable[str], tested: Iterable[tuple[str, str]], args: argparse.Namespace) -> list[str]:
@@ -361,8 +365,6 @@ def needs(systems: Iterable[str], tested: Iterable[tuple[str, str]], args: argpa
         tested: (system, data set) of every test.
         args: of the command.
     """
-    from avsal.zoo.registry import entries
-
     trainings: dict[Path, Training] = {}
     ready: list[str] = []
     for name in systems:
@@ -376,8 +378,8 @@ def needs(systems: Iterable[str], tested: Iterable[tuple[str, str]], args: argpa
     starts = dict.fromkeys(
         w for t in trainings.values() for w in needed_weights(t.system) if w not in SYSTEMS
     )
-    marked = [w if w in entries() else f"{w} (--weights {w}=FILE)" for w in starts]
-    learnt = dict.fromkeys(s for t in trainings.values() for s in training_sets(t.system))
+    marked = [f"{w} (--weights {w}=FILE)" if _by_hand(w) else w for w in starts]
+    learnt = dict.fromkeys(SETS.get(s, s) for t in trainings.values() for s in training_sets(t.system))
     hours = sum(training_hours(t.system) for t in trainings.values())
     testing = sum(test_hours(SYSTEMS[s], d) * (3 if SYSTEMS[s].folds else 1) for s, d in tested)
     lines = [f"data: test on {', '.join(dict.fromkeys(d for _, d in tested))}"]

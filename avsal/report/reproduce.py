@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -127,26 +128,43 @@ def run(args: argparse.Namespace) -> int:
         check_training(runs, args)
     problems: list[str] = []
     files: dict[tuple[str, str], list[Path]] = {}
-    pictures = {name: t for t in chosen if t.form == "retention" for name in t.systems}
     drawn: list[tuple[str, Path]] = []
     for checkpoint, module, sha256, tests in _loaded(runs, args, problems):
         for one in tests:
-            picture = pictures.get(one.system.name)
-            if picture is not None and one.fold == 1 and one.data in picture.sets:
-                from avsal.report.figures import retention
-
-                shown = data_module(one.data, one.fold, args, limit=2)
-                path = figure_folder(args) / f"{checkpoint}-{one.data.lower()}-retention.png"
-                drawn.append((picture.title, retention(module, shown, path)))
-            if all(t.form == "retention" for t in chosen if one.system.name in t.systems):
+            try:
+                done = _test(one, module, sha256, chosen, drawn, args)
+            except AvsalError as error:
+                problems.append(f"{checkpoint} on {one.data}: {error}")
+                say(problems[-1])
                 continue
-            data = data_module(one.data, one.fold, args)
-            done = run_test(module, data, checkpoint, one.data, args, protocol=args.protocol, sha256=sha256)
             if done is not None:
                 files.setdefault((one.system.name, one.data), []).append(done)
     if not first_process():
         return 0
     return _report(chosen, files, drawn, problems, args, len(folds), sets)
+
+
+def _test(
+    one: Run,
+    module: SaliencyModule,
+    sha256: str | None,
+    tables: list[PaperTable],
+    drawn: list[tuple[str, Path]],
+    args: argparse.Namespace,
+) -> Path | None:
+    """Test a checkpoint on a data set and return the results file; pictures that tables want of it are added."""
+    from avsal.report.figures import retention
+
+    wanting = [t for t in tables if one.system.name in t.systems]
+    for table in wanting:
+        if table.form == "retention" and one.fold == 1 and one.data in table.sets:
+            shown = data_module(one.data, one.fold, args, limit=2)
+            path = figure_folder(args) / f"{one.checkpoint}-{one.data.lower()}-retention.png"
+            drawn.append((table.title, retention(module, shown, path)))
+    if all(t.form == "retention" for t in wanting):
+        return None
+    data = data_module(one.data, one.fold, args)
+    return run_test(module, data, one.checkpoint, one.data, args, protocol=args.protocol, sha256=sha256)
 
 
 def _given(words: Iterable[str]) -> dict[str, Path]:
@@ -182,27 +200,42 @@ def _loaded(
     """Yield each checkpoint's name, module, file hash and tests, one after another; what cannot be had is noted."""
     from avsal.zoo import from_pretrained
 
-    for checkpoint in dict.fromkeys(one.checkpoint for one in runs):
-        tests = [one for one in runs if one.checkpoint == checkpoint]
-        system, fold = tests[0].system, tests[0].fold
-        try:
-            trainings = chain(system, fold, args)
-            if trainings and not args.train:
-                raise WeightsError(
-                    f"{checkpoint}: the authors published no weights. Train first (--train runs this):\n"
-                    + _commands(trainings)
-                )
-            for training in trainings:
-                say(f"training {training.system.checkpoint(training.fold)} …")
+    failed: dict[Path, str] = {}
+
+    def train(system: System, fold: int | None) -> None:
+        for training in chain(system, fold, args):
+            name = training.system.checkpoint(training.fold)
+            if training.folder in failed:  # many rows start from one network
+                raise WeightsError(f"{system.checkpoint(fold)} starts from {name}, whose training failed.")
+            say(f"training {name} …")
+            try:
                 training.run()
+            except AvsalError as error:
+                failed[training.folder] = str(error)
+                raise
+
+    chosen = dict.fromkeys((one.system, one.fold) for one in runs)
+    # Processes that Lightning starts in the first test run this command anew: they must find everything trained.
+    ahead = args.train and (args.devices != "1" or args.num_nodes > 1)
+    for system, fold in chosen if ahead and first_process() else ():
+        with contextlib.suppress(AvsalError):
+            train(system, fold)
+    for system, fold in chosen:
+        checkpoint = system.checkpoint(fold)
+        try:
+            if args.train and not ahead:
+                train(system, fold)
+            if left := chain(system, fold, args):
+                reason = failed.get(left[-1].folder) or f"{checkpoint}: the authors published no weights."
+                raise WeightsError(f"{reason} Train first (--train runs this):\n{_commands(left)}")
             found = source_of(system, fold, args) or Training(system, fold, args).best()
             assert found is not None
             module, sha256 = from_pretrained(found), file_hash(found)
-        except WeightsError as error:
+        except AvsalError as error:
             problems.append(str(error))
             say(f"{checkpoint}: {error}")
             continue
-        yield checkpoint, module, sha256, tests
+        yield checkpoint, module, sha256, [one for one in runs if (one.system, one.fold) == (system, fold)]
 
 
 def _commands(trainings: Iterable[Training]) -> str:

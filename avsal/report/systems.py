@@ -228,8 +228,7 @@ def _mspi() -> Iterable[System]:
     yield system("mspi-mvitv2s-224x224", {"encoder": "mvitv2s"}, row=(row.format("MViTv2-S", 224), None))
     for name, arguments in mspi.VARIANTS.items():
         if name == "V6":
-            ours = {"freeze_image": False}  # ImageNet's file has no transitions: they learn with the rest
-            yield system("mspi-v6", ours, pictures="imagenet_weights=convnext-tiny-imagenet")
+            yield system("mspi-v6", arguments, pictures="imagenet_weights=convnext-tiny-imagenet")
         elif name != "V5":
             maps = "isp-convnext-mit1003" if name == "V7" else ""  # the released encoder makes no maps
             yield system(f"mspi-{name.lower()}", arguments, pictures=maps)

@@ -132,7 +132,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*sync_dist.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=".*ReduceLROnPlateau conditioned.*")
-            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from avsal.cli import main
+from avsal.errors import WeightsError
 from avsal.report import recipes
 from avsal.report.layout import paper_table
 from avsal.report.measured import entry_of
@@ -250,6 +251,33 @@ def test_missing_data_and_weights_are_said_before_anything_is_trained(
     assert "videoswins-kinetics" not in said  # is fetched by itself
     assert main([*words, "--data", str(mini), "--weights", "uniformerb-kinetics"]) == 2
     assert "expected NAME=FILE" in capsys.readouterr().err
+
+
+def test_a_failed_training_is_noted_once_and_the_other_rows_are_run(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began: list[str] = []
+    plain = Training.run
+
+    def run(self: Training) -> None:
+        began.append(self.system.name)
+        if self.system.name == "casp-visual-dhf1k":
+            raise WeightsError("the machine went away")
+        plain(self)
+
+    monkeypatch.setattr(Training, "run", run)
+    words = ["reproduce", "casp", "--table", "4", "--sets", "DIEM", "--fast", "--format", "markdown"]
+    words += ["--data", str(mini), "--out", str(tmp_path), "--accelerator", "cpu", "--num-workers", "0"]
+    assert main(words) == 1
+    found = capsys.readouterr()
+    assert sorted(began) == ["casp-audiovisual-scratch", "casp-visual-dhf1k", "casp-visual-scratch"]
+    measured = [row for row in tables_of(found.out)["Table 4"] if row["line"] == "measured"]
+    assert [(row["Method"], row["Pretrained"]) for row in measured] == [
+        ("CASP-Net(V)", "-"),
+        ("CASP-Net(AV)", "-"),
+    ]
+    assert "the machine went away" in found.err
+    assert "starts from casp-visual-dhf1k, whose training failed" in found.err
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------

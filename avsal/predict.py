@@ -496,7 +496,8 @@ def _write(
     info, report = prediction.info, prediction.report
     warnings = list(dict.fromkeys([*prediction.notes, *artist.notes]))
     if module.spec.audio is not None and not info.has_audio and not still:
-        warnings.append(f"{path}: the video has no sound track; the network heard silence.")
+        heard = "only the pictures counted" if module.network.follows_film else "the network heard silence"
+        warnings.append(f"{path}: the video has no sound track; {heard}.")
     if settings.correlation and still:
         warnings.append(f"{path}: a picture has no sound, so there is no correlation with it.")
     if points is not None and counts is not None:

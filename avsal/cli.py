@@ -72,16 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("terminated", file=sys.stderr)
             return 143
         raise
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; that is no error of ours, nor of the flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         if error.errno not in _WHERE_TO_WRITE:
             raise
         print(f"error: {place}{error.strerror}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone; that is no error of ours, nor of the flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run(words: list[str]) -> int:

@@ -418,7 +418,7 @@ TRAINING_ONLY = {
     "lr", "min_lr", "weight_decay", "optimizer", "schedule", "milestones", "clip_norm", "deep_supervision", "loss",
     "loss_weights", "loss_frames", "av_weight", "sim_norm", "alpha", "coarse_weight", "positions", "bn_momentum",
     "drop_path", "init_std", "cpc_gradient", "freeze_bn", "freeze_encoder", "freeze_encoders", "freeze_audio",
-    "freeze_audio_bn", "freeze_image", "freeze_motion",
+    "freeze_audio_bn", "freeze_image", "freeze_motion", "allow_random_frozen", "keep",
 }  # fmt: skip
 
 

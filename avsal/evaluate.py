@@ -217,7 +217,7 @@ def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
 
 def write_csv(results: Results, path: Path) -> None:
     """Write one line per video, and the data set's own, with scores and numbers of frames."""
-    from avsal.files import write_text
+    from avsal.files import csv_cells, write_text
 
     metrics = list(results.metrics)
     columns = ["video", *metrics, "frames", "frames_failed", *(f"frames_{m}" for m in metrics)]
@@ -226,7 +226,7 @@ def write_csv(results: Results, path: Path) -> None:
     writer.writeheader()
     for name, row in results.videos.items():
         counts = {k: int(v) for k, v in row.items() if k.startswith("frames")}
-        writer.writerow({"video": name, **row, **counts})
+        writer.writerow({"video": csv_cells([name])[0], **row, **counts})
     writer.writerow(
         {"video": f"all ({results.protocol['average']} average)", **results.metrics, **results.frames}
     )

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -306,6 +306,22 @@ def shown(text: StrPath) -> str:
     text = os.fspath(text).encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
+
+def csv_cells(row: Iterable[Any]) -> list[Any]:
+    """Return a row for a CSV file whose texts no spreadsheet takes for a formula.
+
+    A text that begins with `=`, `+`, `-`, `@` or a tab gets an apostrophe before it, which spreadsheets
+    do not show; numbers, also written out, stay as they are.
+    """
+    cells = [cell.replace("\r", " ") if isinstance(cell, str) else cell for cell in row]
+    return [
+        f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+        for cell in cells
+    ]
+
+
+_FORMULA = re.compile(r"\s*[=+@-]|[\t\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?")
 
 _SECRET_NAMES = r"[\w-]*(?:token|api[_-]?key|passw(?:or)?d|secret|authorization|bearer|signature)"
 _SECRET_SHAPES = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -416,7 +416,11 @@ def _still(network: SaliencyNetwork) -> SaliencyNetwork:
 
 def _number_type(network: SaliencyNetwork) -> torch.dtype:
     """Return the type of a network's floating-point weights."""
-    return next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
+    sizes: Counter[torch.dtype] = Counter({torch.float32: 0})
+    for value in network.parameters():
+        if value.is_floating_point():
+            sizes[value.dtype] += value.numel()
+    return sizes.most_common(1)[0][0]
 
 
 def predict_video(

@@ -6,6 +6,8 @@ import argparse
 import csv
 import json
 import math
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import av
@@ -16,9 +18,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from avsal import evaluate
-from avsal.errors import AvsalError
+from avsal.data.predictions import Predictions
+from avsal.errors import AvsalError, DataError
+from avsal.evaluate import write_csv
 from avsal.metrics import SaliencyMetrics, fixation_points, video_negatives
-from avsal.results import Results
+from avsal.results import Data, Results
 from tests.metrics.test_crowdsal import public_scores, stream_scores
 
 SIZE = (24, 40)
@@ -421,3 +425,54 @@ def test_a_fold_without_a_list_or_in_another_layout_is_refused(tmp_path: Path) -
     crowdsal_case(tmp_path)
     with pytest.raises(AvsalError, match="only the layout stavis"):
         evaluate.main(options(tmp_path, "--fold", "2", "--format", "crowdsal"))
+
+
+def test_an_npz_that_unpacks_to_gigabytes_is_read_map_by_map(tmp_path: Path) -> None:
+    shape = (2000, 1024, 1024)  # 8 GB of zeros in 8 MB
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bundle,
+        bundle.open("maps.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for _ in range(8):
+            file.write(bytes(4 * 1024 * 1024))
+    with pytest.raises(DataError, match="less than it announces"):
+        next(iter(Predictions(path)))
+    whole = tmp_path / "whole.npz"
+    np.savez_compressed(whole, maps=np.zeros((64, 512, 1024), np.float32), frame=np.arange(64) * 2)
+    tracemalloc.start()
+    found = [index for index, _ in Predictions(whole)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == list(range(0, 128, 2))
+    assert peak < 40e6  # all maps are 134 MB
+
+
+@pytest.mark.parametrize("kind", ["objects", "huge maps", "huge numbers", "cut"])
+def test_a_hostile_npz_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.npz"
+    maps = np.zeros((3, 4, 5), np.float32)
+    if kind == "objects":
+        np.savez(path, maps=np.array([{"a": 1}, None], dtype=object))
+    elif kind == "huge maps":
+        monkeypatch.setenv("AVSAL_MAX_PIXELS", "19")
+        np.savez(path, maps=maps)
+    elif kind == "huge numbers":
+        monkeypatch.setenv("AVSAL_MAX_ARRAY", "100")
+        np.savez(path, maps=maps, frame=np.arange(3000))
+    else:
+        np.savez(path, maps=maps)
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(AvsalError, match=r"objects|AVSAL_MAX_PIXELS|AVSAL_MAX_ARRAY|cannot be read"):
+        list(Predictions(path))
+
+
+def test_the_table_of_videos_holds_no_formula(tmp_path: Path) -> None:
+    results = Results.make(
+        "evaluate", data=Data(name="x"), protocol={"average": "video"}, conventions={"name": "default"},
+        metrics={"cc": 0.5}, frames={"frames_cc": 1, "frames": 1}, seconds=1,
+        videos={"=cmd|' /C calc'!A0": {"cc": -0.5}},
+    )  # fmt: skip
+    write_csv(results, tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().splitlines()[1].startswith("'=cmd|' /C calc'!A0,-0.5,")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsal.errors import ConfigError, MediaError
+from avsal.errors import ConfigError, MediaError, WeightsError
 from avsal.inference import predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream
@@ -283,3 +284,89 @@ def test_the_same_picture_and_sound_give_the_same_map_on_either_side(real_data: 
         maps.append(torch.stack([r.map for r in predict_video(module, path, stride=10)]))
     assert len(maps[0]) == 5
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-3, atol=1e-5)
+
+
+# -- one module, several predictions -----------------------------------------------------------------------
+
+
+class Normalised(SaliencyNetwork):
+    """A network whose answer and whose state depend on its mode: batch norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = ClipSpec(frames=4, size=(HEIGHT, WIDTH), target=2)
+        self.conv = torch.nn.Conv3d(3, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm3d(4)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
+        return self.output(self.drop(self.norm(self.conv(video))).mean((1, 2))[:, None])
+
+
+class NormalisedModule(SaliencyModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = Normalised()
+
+
+def maps_of(module: SaliencyModule, path: Path) -> Tensor:
+    return torch.stack([result.map for result in predict_video(module, path, batch_size=3)])
+
+
+def test_overlapping_predictions_give_the_right_maps_and_leave_the_module_as_it_was(clip: Path) -> None:
+    module = NormalisedModule()
+    expected = maps_of(module.eval(), clip)
+    module.train()
+    module.network.norm.eval()  # modes may differ from part to part
+    modes = [part.training for part in module.modules()]
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    # In one thread, one inside the other; a run that is given up in the middle.
+    first, second = predict_video(module, clip, batch_size=3), predict_video(module, clip, batch_size=3)
+    pairs = [(a.map, b.map) for a, b in zip(first, second, strict=True)]
+    started = predict_video(module, clip)
+    next(started)
+    started.close()
+    # In several threads, while another one calls the module in training mode.
+    with ThreadPoolExecutor(4) as pool:
+        threads = list(pool.map(lambda _: maps_of(module, clip), range(8)))
+    assert [part.training for part in module.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    for maps in [torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]), *threads]:
+        assert torch.equal(maps, expected)
+
+
+def test_a_change_of_mode_in_the_middle_does_not_reach_a_prediction_in_training_mode(clip: Path) -> None:
+    module = NormalisedModule()
+    expected = maps_of(module.eval(), clip)
+    module.train()
+    found = []
+    for result in predict_video(module, clip, batch_size=2):
+        module.train(not module.training)
+        found.append(result.map)
+    assert torch.equal(torch.stack(found), expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_maps_that_are_not_finite_are_an_error_that_names_the_frame(clip: Path, value: float) -> None:
+    module = NormalisedModule()
+    with torch.no_grad():
+        module.network.conv.bias[0] = value
+    with pytest.raises(WeightsError, match=r"clip\.mp4: the network's map of frame 0 \(0\.00 s\) holds NaN"):
+        list(predict_video(module, clip))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "name", [f"{model}-tiny-synthav" for model in ("stavis", "caspnet", "mspi", "avrsp", "csts")]
+)
+def test_networks_of_any_floating_point_type_predict_in_float32(
+    tmp_path: Path, name: str, dtype: torch.dtype
+) -> None:
+    from avsal.zoo import from_pretrained
+
+    path = write_clip(tmp_path / "x.mp4", frames=4, fps=25, sound=tone(0.16))
+    expected = maps_of(from_pretrained(name), path)
+    found = maps_of(from_pretrained(name, dtype=dtype), path)
+    assert found.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.995

@@ -19,11 +19,14 @@ extracted to disk; one frame is held at a time.
 from __future__ import annotations
 
 import json
+import math
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,7 @@ from numpy.typing import NDArray
 from avsal.data.items import VIDEO_SUFFIXES, read_map
 from avsal.data.layout import read_fixation_image
 from avsal.errors import DataError
+from avsal.io.limits import check
 
 Format = Literal["stavis", "crowdsal", "dhf1k"]
 Array = NDArray[np.float32]
@@ -414,31 +418,85 @@ class Predictions:
     def _arrays(self) -> Iterator[tuple[int, Array]]:
         indices: Any = self._indices
         try:
-            loaded = np.load(self._inner, mmap_mode="r", allow_pickle=False)
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                names = loaded.files
-                maps_name = next((n for n in names if loaded[n].ndim == 3), None)
-                if maps_name is None:
-                    raise ValueError(f"no array (T, h, w) among {', '.join(names) or 'no arrays'}")
-                maps = loaded[maps_name]
-                number = next(
-                    (n for n in ("frame", "frames", "index") if n in names and loaded[n].ndim == 1), None
+            if zipfile.is_zipfile(self._inner):
+                shapes = npz_shapes(self._inner)
+                name = next(
+                    (n for n, s in shapes.items() if len(s) == 3 or (len(s) == 4 and s[1] == 1)), None
                 )
-                indices = loaded[number].tolist() if number else indices
+                if name is None:
+                    raise ValueError(f"no array (T, h, w) among {', '.join(shapes) or 'no arrays'}")
+                number = next((n for n in ("frame", "frames", "index") if len(shapes.get(n, ())) == 1), None)
+                if number is not None:
+                    with np.load(self._inner, allow_pickle=False) as loaded:
+                        indices = loaded[number].tolist()
+                shape, maps = shapes[name], _npz_maps(self._inner, name)
             else:
-                maps = loaded
-        except (OSError, ValueError, EOFError, KeyError) as error:
+                array = np.load(self._inner, mmap_mode="r", allow_pickle=False)
+                shape, maps = array.shape, iter(array)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{self._inner}: cannot be read as maps ({error}).") from error
-        if maps.ndim == 4 and maps.shape[1] == 1:
-            maps = maps[:, 0]
-        if maps.ndim != 3:
-            raise DataError(f"{self._inner}: the array has the shape {maps.shape}; maps are (T, h, w).")
-        if indices is not None and (len(indices) != len(maps) or np.any(np.diff(indices) <= 0)):
+        if len(shape) != 3 and not (len(shape) == 4 and shape[1] == 1):
+            raise DataError(f"{self._inner}: the array has the shape {shape}; maps are (T, h, w).")
+        height, width = shape[-2:]
+        check("AVSAL_MAX_PIXELS", height * width, f"{self._inner}: its maps have {width} x {height} pixels")
+        if indices is not None and (len(indices) != shape[0] or np.any(np.diff(indices) <= 0)):
             raise DataError(
-                f"{self._inner}: {len(indices)} frame numbers for {len(maps)} maps, or they do not rise."
+                f"{self._inner}: {len(indices)} frame numbers for {shape[0]} maps, or they do not rise."
             )
-        for k in range(len(maps)):
-            yield int(indices[k]) if indices is not None else k, np.array(maps[k], dtype=np.float32)
+        try:
+            for k, one in enumerate(maps):
+                yield (
+                    int(indices[k]) if indices is not None else k,
+                    np.array(one, dtype=np.float32).reshape(height, width),
+                )
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self._inner}: damaged ({error}); write it again.") from error
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _npz_maps(path: Path, name: str) -> Iterator[Array]:
+    """Give the maps of an array in a .npz file one after the other: it may unpack to gigabytes."""
+    with zipfile.ZipFile(path) as bundle, bundle.open(f"{name}.npy") as file:
+        shape, fortran, dtype = _header(file)
+        if fortran:
+            check("AVSAL_MAX_ARRAY", math.prod(shape) * dtype.itemsize, f"{path}: {name} in Fortran's order")
+            yield from np.load(path, allow_pickle=False)[name]
+            return
+        count = math.prod(shape[1:]) * dtype.itemsize
+        for _ in range(shape[0]):
+            data = file.read(count)
+            if len(data) < count:
+                raise EOFError(f"{name} ends early")
+            yield np.frombuffer(data, dtype).reshape(shape[1:])
+
+
+def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays in a .npz file, from their headers: nothing else is unpacked.
+
+    Raises:
+        MediaError: an array of less than two dimensions is larger than AVSAL_MAX_ARRAY (see `avsal.io.limits`).
+        ValueError: an array holds pickled objects, or fewer bytes than its header says.
+    """
+    shapes = {}
+    with zipfile.ZipFile(path) as bundle:
+        for entry in bundle.infolist():
+            with bundle.open(entry) as file:
+                shape, _, dtype = _header(file)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} holds objects, or less than it announces")
+            if len(shape) < 2:  # read as a whole
+                check(
+                    "AVSAL_MAX_ARRAY",
+                    entry.file_size,
+                    f"{path}: {entry.filename} has {entry.file_size:,} bytes",
+                )
+            shapes[entry.filename.removesuffix(".npy")] = shape
+    return shapes
 
 
 def _predicted_frames(summary: Path) -> list[int] | None:

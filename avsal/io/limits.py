@@ -15,6 +15,10 @@ LIMITS = {
     "AVSAL_MAX_RATE": 768_000,  #: samples per second of a sound
     "AVSAL_MAX_SAMPLES": 2**29,  #: samples of a sound that is loaded as a whole (3.1 hours at 48 kHz)
     "AVSAL_MAX_CLIP_SAMPLES": 2**24,  #: samples around one clip (5.8 minutes at 48 kHz)
+    "AVSAL_MAX_ARRAY": 2**31,  #: bytes of an array in a .npz file that is unpacked as a whole
+    "AVSAL_MAX_PARAMETERS": 2**30,  #: parameters of a network that a checkpoint's arguments describe
+    "AVSAL_MAX_CLIP_VALUES": 2
+    ** 28,  #: values of one clip that a network asks for (32 frames of 1 670 x 1 670)
 }
 
 

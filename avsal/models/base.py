@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
-from avsal.nn.state import entries_of, make_room, random_layers
+from avsal.nn.state import check_finite, entries_of, make_room, random_layers
 from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class SaliencyModule(L.LightningModule):
             source: a registry name, a file or a Hub repository, as `from_pretrained` takes them.
 
         Raises:
-            WeightsError: nothing in it fits.
+            WeightsError: nothing in it fits, or it holds NaN or infinite values.
         """
         theirs = self.read_weights(source)
         make_room(self, theirs)
@@ -293,6 +293,7 @@ class SaliencyModule(L.LightningModule):
                 f"{source}: no entry fits {type(self).__name__}; it is another model's checkpoint."
             )
         self.load_state_dict(fitting, strict=False)
+        check_finite(self, source)
         fresh = sorted({".".join(k.split(".")[:3]) for k in own if k not in fitting})
         left = sorted({".".join(k.split(".")[:3]) for k in theirs if k not in fitting})
         rank_zero_info(

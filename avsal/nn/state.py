@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from avsal.errors import WeightsError
@@ -47,6 +48,25 @@ def entries_of(part: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, T
     return dict(state_dict)
 
 
+def check_finite(module: nn.Module, what: str) -> None:
+    """Refuse NaN and infinite values in a module's entries.
+
+    Raises:
+        WeightsError: names the first such entries.
+    """
+    bad = [
+        name
+        for name, value in module.state_dict().items()
+        if value.is_floating_point() and not value.is_meta and not bool(torch.isfinite(value).all())
+    ]
+    if bad:
+        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+        raise WeightsError(
+            f"{what}: NaN or infinite values in {len(bad)} entries: {shown}. The training diverged, the file is "
+            "damaged, or its type too narrow; take an earlier checkpoint or another copy."
+        )
+
+
 def load_exact(
     module: M,
     state_dict: Mapping[str, Tensor],
@@ -72,7 +92,7 @@ def load_exact(
         The same module, in the same mode.
 
     Raises:
-        WeightsError: names every missing, unexpected and mis-shaped entry.
+        WeightsError: names every missing, unexpected and mis-shaped entry, or those that are not finite.
     """
     entries = strip_prefix(state_dict)
     make_room(module, {(rename(name) if rename else name) or name: value for name, value in entries.items()})
@@ -113,6 +133,7 @@ def load_exact(
             + ". Check that the file belongs to this model and that the constructor arguments are those of the file."
         )
     module.load_state_dict(mapped, strict=False)
+    check_finite(module, what)
     return module
 
 

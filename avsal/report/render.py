@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from avsal.files import csv_cells
 from avsal.report.tables import INTERVAL, Table, Value
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
@@ -215,9 +214,8 @@ def _csv(tables: Sequence[Table]) -> str:
                         for end, v in zip(("low", "high"), value.bounds, strict=True)
                     ]
                 for line, exact in lines:
-                    writer.writerow(
-                        [table.title, *head[:2], line, table.columns[k], exact, value.text, source]
-                    )
+                    words = (table.title, *head[:2], line, table.columns[k])
+                    writer.writerow([*csv_cells(words), exact, value.text, *csv_cells([source])])
     return target.getvalue()
 
 
@@ -245,7 +243,7 @@ def _latex(tables: Sequence[Table], notes: Sequence[str], left_out: Sequence[str
             "",
         ]
     lines += [rf"\noindent{{\footnotesize {note.translate(_TEX)}\par}}" for note in notes]
-    lines += [f"% {note}" for note in left_out]
+    lines += ["% " + " ".join(note.split()) for note in left_out]
     return "\n".join(lines) + "\n"
 
 
@@ -256,42 +254,26 @@ def _html(
     left_out: Sequence[str],
     figures: Sequence[tuple[str, Path]],
 ) -> str:
-    escape = html.escape
-    parts = []
-    for table in tables:
+    from jinja2 import Environment
+
+    def shown(table: Table) -> dict[str, Any]:
         columns = _used(table)
-        parts.append(f"<section><h2>{escape(table.title)}</h2><div class=scroll><table><thead><tr>")
-        for k in columns:
-            kind = " class=words" if _is_text(table, k) else ""
-            parts.append(
-                f"<th{kind} aria-sort=none><button type=button>{escape(table.columns[k])}</button></th>"
-            )
-        parts.append("</tr></thead>")
-        for group in _groups(table):  # the lines of one system stay together when the table is sorted
-            parts.append("<tbody>")
-            for kind, row in group:
-                parts.append(f'<tr class="{escape(kind)}">')
-                parts += [_cell(row[k], table.columns[k]) for k in columns]
-                parts.append("</tr>")
-            parts.append("</tbody>")
-        parts.append("</table></div>")
-        parts += [f"<p class=note>{escape(note)}</p>" for note in table.notes]
-        parts.append("</section>")
-    for caption, path in figures:
-        data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(
-            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}'
-            "</figcaption></figure>"
-        )
-    below = [f"<li>{escape(note)}</li>" for note in notes]
-    lost = "".join(f"<li>{escape(note)}</li>" for note in left_out)
+        return {
+            "title": table.title,
+            "notes": table.notes,
+            "columns": [{"name": table.columns[k], "words": _is_text(table, k)} for k in columns],
+            # The lines of one system stay together when the table is sorted.
+            "groups": [
+                [(kind, [_cell(row[k], table.columns[k]) for k in columns]) for kind, row in group]
+                for group in _groups(table)
+            ],
+        }
+
     page = (files("avsal.report") / "page.html").read_text(encoding="utf-8")
-    return (
-        page.replace("{{title}}", escape(title))
-        .replace("{{legend}}", "".join(below))
-        .replace("{{left_out}}", f"<h2>Left out</h2><ul>{lost}</ul>" if lost else "")
-        .replace("{{tables}}", "".join(parts))
-    )
+    return Environment(autoescape=True, keep_trailing_newline=True).from_string(page).render(
+        title=title, notes=notes, left_out=left_out, tables=[shown(table) for table in tables],
+        figures=[(caption, base64.b64encode(path.read_bytes()).decode()) for caption, path in figures],
+    )  # fmt: skip
 
 
 def _groups(table: Table) -> list[list[tuple[str, list[Value]]]]:
@@ -310,10 +292,10 @@ def _groups(table: Table) -> list[list[tuple[str, list[Value]]]]:
     return groups
 
 
-def _cell(value: Value, column: str) -> str:
-    sort = "" if value.sort is None else f" data-sort={json.dumps(str(value.sort)).replace('&', '&amp;')}"
-    text = html.escape(value.text)
-    if column == "source" and value.text.startswith(("http://", "https://")):
-        text = f'<a href="{html.escape(value.text, quote=True)}">{text}</a>'
-    kind = (' class="words long"' if len(value.text) > 40 else " class=words") if column in _LEFT else ""
-    return f"<td{kind}{sort}>{text}</td>"
+def _cell(value: Value, column: str) -> dict[str, Any]:
+    return {
+        "text": value.text,
+        "sort": value.sort,
+        "link": column == "source" and value.text.startswith(("http://", "https://")),
+        "kind": ("words long" if len(value.text) > 40 else "words") if column in _LEFT else "",
+    }

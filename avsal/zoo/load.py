@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from avsal.errors import AvsalError, WeightsError
 from avsal.files import cache_folder, locked, redact, sha256_of
+from avsal.nn.state import check_finite
 from avsal.zoo.cache import packaged_path
 from avsal.zoo.conversion import convert_backbone
 from avsal.zoo.hub import fetch_from_hub
@@ -54,7 +55,8 @@ def from_pretrained(
         cache_dir: in place of AVSAL_CACHE or the user's cache folder.
         local_files_only: fetch nothing. HF_HUB_OFFLINE=1 does the same.
         device: where the module goes; the CPU by default.
-        dtype: type of its floating-point entries; float32 by default, whatever the file stores.
+        dtype: type of its floating-point entries; float32 by default, whatever the file stores. Batch norms stay in
+            float32 with float16 and bfloat16, which are too coarse for their statistics. Prediction casts its input.
         strict: False accepts missing and unexpected entries, with a warning that names them.
         force_download: fetch even what is cached.
         token: access token for the Hub; by default the stored one. It is never printed or written.
@@ -64,7 +66,7 @@ def from_pretrained(
 
     Raises:
         WeightsError: nothing of that name, no source worked (each is listed with its reason), a checksum differs,
-            or the entries do not fit the module.
+            an entry holds NaN or infinite values, or the entries do not fit the module.
     """
     access = Access(cache_folder(cache_dir), local_files_only, force_download, token)
     from avsal.results import weights_hash
@@ -74,10 +76,26 @@ def from_pretrained(
     if "backbone" in loaded.config:
         module = convert_backbone(str(loaded.config["backbone"]), loaded.state)
     else:
-        module = fill(build(loaded.config, loaded.where), loaded, strict)
+        trusted = isinstance(source, str) and source in entries()
+        module = fill(build(loaded.config, loaded.where, trusted=trusted), loaded, strict)
         module.weights_from = (os.fspath(source), loaded.sha256, weights_hash(module))
-    module = module.to(device=device, dtype=dtype) if device is not None or dtype is not None else module
-    return module.eval()
+    if dtype is not None:
+        module = _of_type(module, dtype, os.fspath(source))
+    return module.to(device=device).eval() if device is not None else module.eval()
+
+
+def _of_type(module: nn.Module, dtype: torch.dtype, where: str) -> nn.Module:
+    """Return a module of another floating-point type; batch norms stay in float32 beside half precision."""
+    kept = {
+        part: {name: value.clone() for name, value in part.state_dict().items()}
+        for part in module.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and dtype.itemsize < 4
+    }
+    module = module.to(dtype=dtype)
+    for part, state in kept.items():
+        part.float().load_state_dict(state)
+    check_finite(module, f"{where} as {str(dtype).removeprefix('torch.')}")
+    return module
 
 
 def load_state(
@@ -123,6 +141,7 @@ def fill(module: SaliencyModule, loaded: Loaded, strict: bool = True) -> Salienc
     if not fitting:
         raise WeightsError(f"{loaded.where}: no entry fits {type(module).__name__}, also with strict=False.")
     module.load_state_dict(fitting, strict=False)
+    check_finite(module, loaded.where)
     for label, names in (
         ("keep their initial values", set(own) - set(fitting)),
         ("not used", set(state) - set(fitting)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,9 @@ import torch
 from torch import Tensor
 
 import avsal
-from avsal.errors import ConfigError, WeightsError
+from avsal.errors import ConfigError, MediaError, WeightsError
 from avsal.files import write_text, writing
+from avsal.io.limits import check
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
@@ -72,11 +75,17 @@ def plain(value: Any) -> Any:
     )
 
 
-def build(config: Mapping[str, Any], where: str) -> SaliencyModule:
+def build(config: Mapping[str, Any], where: str, *, trusted: bool = False) -> SaliencyModule:
     """Return a freshly initialised module from a stored configuration.
 
+    Args:
+        config: model and arguments.
+        where: how errors call it.
+        trusted: it is ours, and its arguments need not be tried before memory is reserved for them.
+
     Raises:
-        WeightsError: the configuration is incomplete, of a newer format, or its arguments are not the model's.
+        WeightsError: the configuration is incomplete, of a newer format, its arguments are not the model's, or they
+            describe a network beyond the limits AVSAL_MAX_PARAMETERS and AVSAL_MAX_CLIP_VALUES (`avsal.io.limits`).
     """
     from avsal.models import create_model
 
@@ -88,13 +97,47 @@ def build(config: Mapping[str, Any], where: str) -> SaliencyModule:
     model, arguments = config.get("model"), config.get("arguments", {})
     if not isinstance(model, str) or not isinstance(arguments, Mapping):
         raise WeightsError(f"{where} does not say which model it belongs to; it is not an avsal checkpoint.")
+    arguments = {str(key): _tuples(value) for key, value in arguments.items()}
     try:
-        return create_model(model, **{key: _tuples(value) for key, value in arguments.items()})
+        if not trusted:
+            with torch.device("meta"), _limited(where):
+                clip = create_model(model, **arguments).spec
+            values = 3 * clip.frames * clip.size[0] * clip.size[1]
+            check("AVSAL_MAX_CLIP_VALUES", values, f"{where} asks for clips of {values:,} values")
+        return create_model(model, **arguments)
+    except MediaError as error:
+        raise WeightsError(str(error)) from None
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise WeightsError(
+            f"{where}: no {model} can be built from its arguments ({type(error).__name__}: {error})."
+        ) from error
     except ConfigError as error:
         raise WeightsError(
             f"{where} (written by avsal {config.get('avsal_version', '?')}) does not fit this avsal "
             f"{avsal.__version__}: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _limited(where: str) -> Iterator[None]:
+    """Stop the building of a network in this thread when its parameters pass the limit."""
+    thread, total, entries = threading.get_ident(), 0, 0
+
+    def count(module: torch.nn.Module, name: str, value: Tensor | None) -> None:
+        nonlocal total, entries
+        if value is not None and threading.get_ident() == thread:
+            total, entries = total + value.numel(), entries + 1
+            check(
+                "AVSAL_MAX_PARAMETERS", total, f"{where} describes a network of at least {total:,} parameters"
+            )
+            if entries > 20_000:
+                raise MediaError(f"{where} describes a network of more than 20,000 parts; it is damaged.")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _tuples(value: Any) -> Any:

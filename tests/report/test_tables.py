@@ -20,7 +20,7 @@ from PIL import Image
 from avsal.cli import main
 from avsal.report.measured import Board, board
 from avsal.report.render import render
-from avsal.report.tables import leaderboard
+from avsal.report.tables import Table, Value, leaderboard
 from avsal.scorefiles import write_frames
 from tests.report.fake import METRICS, VIDEOS, results, write
 
@@ -405,3 +405,44 @@ def test_the_axis_of_time_is_in_seconds_where_the_rate_is_known(
     write_frames(frames, path)
     record = type("Record", (), {"path": path})()
     assert [figures.frame_rate(record, name) for name in "ab"] == [30.0, None]
+
+
+EVIL = """x" onmouseover="alert(1)' onfocus='alert(2) --><script>alert(3)</script>`&lt;{{ 7 * 7 }}{% raw %}"""
+
+
+def test_no_text_of_a_result_becomes_markup(tmp_path: Path) -> None:
+    cell = Value(EVIL, sort=EVIL)
+    link = Value('https://x.org/"onmouseover="alert(1)', sort='"><script>alert(1)</script>')
+    number = Value("0.5", sort=0.5)
+    table = Table(EVIL, ("model", "line", "CC", "source"), [[cell, cell, number, link]], notes=[EVIL])
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    text = render([table], "html", title=EVIL, notes=[EVIL], left_out=[EVIL], figures=[(EVIL, picture)])
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert len([tag for tag, _ in page.seen if tag == "script"]) == 1
+    assert not [a for _, attributes in page.seen for a in attributes if a.startswith("on")]
+    sorts = [
+        attributes["data-sort"] for tag, attributes in page.seen if tag == "td" and "data-sort" in attributes
+    ]
+    assert sorts == [EVIL, EVIL, "0.5", '"><script>alert(1)</script>']
+    assert "{{ 7 * 7 }}" in text
+    assert "49" not in re.sub(r"base64,[^\"]*", "", text.split("<body>")[1].split("<script>")[0])
+
+
+def test_a_javascript_address_is_no_link() -> None:
+    table = Table("t", ("model", "source"), [[Value("a"), Value("javascript:alert(1)")]])
+    assert "<a " not in render([table], "html")
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r", " ="])
+def test_no_cell_of_a_csv_is_a_formula(start: str) -> None:
+    evil = start + "HYPERLINK(1)"
+    table = Table(evil, ("model", "mod.", "line", "CC", "source"),
+                  [[Value(evil), Value(evil), Value(evil), Value("-0.5", sort=-0.5), Value(evil)]])  # fmt: skip
+    rows = list(csv.reader(io.StringIO(render([table], "csv"), newline="")))
+    harmless = " HYPERLINK(1)" if start == "\r" else "'" + evil
+    assert rows[1][:4] == [harmless] * 4
+    assert rows[1][7] == harmless
+    assert rows[1][5:7] == ["-0.5", "-0.5"]

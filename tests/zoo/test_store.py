@@ -21,7 +21,7 @@ from avsal.errors import WeightsError
 from avsal.models.stavis import STAViSModule
 from avsal.zoo import from_pretrained, load_state, registry, save_pretrained
 from avsal.zoo.registry import Checkpoint
-from avsal.zoo.store import read_pickle
+from avsal.zoo.store import read_pickle, write_checkpoint
 from tests.zoo.conftest import entry, same
 from tests.zoo.hub_server import sha256
 
@@ -220,3 +220,81 @@ def test_a_damaged_pytorch_file_is_an_error_of_its_own_whatever_bit_is_flipped(t
             )
             with contextlib.suppress(WeightsError):
                 read_pickle(tmp_path / "x.pt")
+
+
+# -- weights that are not numbers, and networks without bound ----------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("strict", [True, False])
+def test_nan_and_infinite_weights_are_refused_by_name(module, tmp_path, value, strict):
+    with torch.no_grad():
+        module.network.trunk.conv1.weight[0, 0, 0, 0, 0] = value
+    folder = save_pretrained(module, tmp_path / "bad")
+    with pytest.raises(
+        WeightsError, match=r"NaN or infinite values in 1 entries: network\.trunk\.conv1\.weight"
+    ):
+        from_pretrained(folder, strict=strict)
+    other = STAViSModule(**dict(module.hparams))
+    with pytest.raises(WeightsError, match="NaN or infinite"):
+        other.initialise_from(str(folder))
+
+
+def test_weights_that_overflow_the_type_asked_for_are_refused(module, tmp_path):
+    with torch.no_grad():
+        module.network.trunk.conv1.weight[0, 0, 0, 0, 0] = 1e6
+    folder = save_pretrained(module, tmp_path / "large")
+    assert same(from_pretrained(folder), module)
+    with pytest.raises(WeightsError, match="as float16: NaN or infinite"):
+        from_pretrained(folder, dtype=torch.float16)
+
+
+def test_batch_norms_keep_their_precision_beside_halves(module, tmp_path):
+    loaded = from_pretrained(save_pretrained(module, tmp_path / "m"), dtype=torch.float16)
+    assert loaded.network.trunk.conv1.weight.dtype == torch.float16
+    assert torch.equal(loaded.network.trunk.bn1.running_var, module.network.trunk.bn1.running_var)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"width": 100_000}, {"width": 2**40}, {"size": [100_000, 100_000]}, {"blocks": [10**7, 1, 1]},
+     {"dsam_maps": 10**9}, {"frames": 10**8}],
+)  # fmt: skip
+def test_a_checkpoint_that_asks_for_a_network_without_bound_is_refused_before_it_is_built(
+    module, tmp_path, monkeypatch, changes
+):
+    folder = save_pretrained(module, tmp_path / "big")
+    text = json.loads((folder / "config.json").read_text())
+    text["arguments"] |= {"blocks": [1, 1, 1]} | changes
+    state = load_state(folder)
+    write_checkpoint(folder, state, text)
+    built = []
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda value, **_: built.append(value.is_meta))
+    with pytest.raises(WeightsError, match=r"AVSAL_MAX_|20,000 parts|can be built|fit this avsal"):
+        from_pretrained(folder)
+    assert all(built)
+
+
+def test_a_limit_can_be_raised(module, tmp_path, monkeypatch):
+    folder = save_pretrained(module, tmp_path / "m")
+    monkeypatch.setenv("AVSAL_MAX_PARAMETERS", "1000")
+    with pytest.raises(WeightsError, match="set the environment variable AVSAL_MAX_PARAMETERS"):
+        from_pretrained(folder)
+    monkeypatch.setenv("AVSAL_MAX_PARAMETERS", "100000000")
+    monkeypatch.setenv("AVSAL_MAX_CLIP_VALUES", "1000")
+    with pytest.raises(WeightsError, match="set the environment variable AVSAL_MAX_CLIP_VALUES"):
+        from_pretrained(folder)
+    monkeypatch.delenv("AVSAL_MAX_CLIP_VALUES")
+    assert same(from_pretrained(folder), module)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"width": "wide"}, {"width": -3}, {"size": 5}, {"blocks": None}, {"size": [0, 0]}]
+)
+def test_arguments_that_build_no_network_are_an_error_of_the_file(module, tmp_path, arguments):
+    folder = save_pretrained(module, tmp_path / "odd")
+    text = json.loads((folder / "config.json").read_text())
+    text["arguments"] |= arguments
+    write_checkpoint(folder, load_state(folder), text)
+    with pytest.raises(WeightsError):
+        from_pretrained(folder)

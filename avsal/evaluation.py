@@ -26,6 +26,7 @@ from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.sets.egocentric import GazeDataModule
 from avsal.data.windows import VideoBatches
 from avsal.errors import ConfigError, DataError
+from avsal.files import explained
 from avsal.metrics.saliency import SaliencyMetrics
 from avsal.results import Checkpoint, Results, data_of, from_test, weights_hash
 from avsal.scorefiles import Collect, Shards, cost_of
@@ -90,7 +91,8 @@ def evaluate(
     units = Units(data.eval_dataset("test"), data.eval_batch_size)
     weights = weights_hash(module)
     folder = work / _key(module, data, metric, weights, sound, len(units))
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder, everything=True):
+        folder.mkdir(parents=True, exist_ok=True)
     pending = sorted(set(range(len(units))) - Shards(folder).units)
     if pending:
         runner = L.Trainer(

@@ -461,7 +461,11 @@ def check_checkpoint(path: Path, model: SaliencyModule, training: bool = True) -
     """
     if not path.is_file():
         raise WeightsError(f"--ckpt_path {path}: there is no such file.")
-    content = read_pickle(path)
+    try:
+        content = read_pickle(path)
+    except WeightsError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise WeightsError(f"{path} cannot be loaded as a checkpoint: {reason}") from None
     written = content.get("avsal") if isinstance(content, dict) else None
     if not isinstance(written, Mapping):
         raise WeightsError(

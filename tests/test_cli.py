@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import avsal
 from avsal.cli import COMMANDS, LIGHTNING, main
@@ -187,3 +191,71 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert child.wait(timeout=60) == 0
     assert child.stderr.read() == ""
     child.stderr.close()
+
+
+LIMITED = """
+import resource, signal, sys
+from avsal.cli import main
+synth, weights, results, out = sys.argv[1:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # larger files fail as on a full disk
+for words in (
+    ["data", "synth", "--out", out + "/synth", "--clips", "12", "--seconds", "1"],
+    ["data", "pack", synth, "--out", out + "/x.h5", "--model", "stavis"],
+    ["convert", "stavis", weights, "--out", out + "/converted", "--set", "audiovisual=false"],
+    ["leaderboard", results, "--out", out + "/table.html"],
+):
+    print("status", main(words), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A small data set, an authors' checkpoint, and a folder of results."""
+    from avsal.data.synthetic import generate
+    from avsal.models.stavis import STAViSModule, authors_name
+    from tests.report.fake import results, write
+
+    folder = tmp_path_factory.mktemp("material")
+    synth = generate(folder / "synth", clips=12, seconds=1.0, observers=2)
+    names = json.loads((Path(__file__).parent / "golden" / "stavis_visual.json").read_text())["state_dict"]
+    own = STAViSModule(audiovisual=False).network.state_dict()
+    torch.save(
+        {name: own[authors_name(name)] for name, _ in names if authors_name(name) in own}, folder / "w.pth"
+    )
+    write(folder / "results", results("DIEM", 1))
+    return synth, folder / "w.pth", folder / "results"
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
+    material: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, material), str(tmp_path)],
+        capture_output=True, text=True, check=False, env={**os.environ, "AVSAL_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["status 2"] * 4, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 4
+    assert all("cannot be written (File too large)" in line for line in said), said
+    assert "Traceback" not in done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and tmp_path / "cache" not in path.parents]
+    assert [path.name for path in left if not path.name.endswith(".lock")] == []
+
+
+def test_a_place_where_nothing_can_be_written_is_said_in_one_line(
+    material: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synth, weights, results = map(str, material)
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "below")
+    for words in (
+        ["data", "synth", "--out", out, "--clips", "12", "--seconds", "1"],
+        ["data", "pack", synth, "--out", out + ".h5", "--model", "stavis"],
+        ["data", "check", synth, "--quick", "--json", out + ".json"],
+        ["convert", "stavis", weights, "--out", out, "--set", "audiovisual=false"],
+        ["leaderboard", results, "--out", out + ".html"],
+    ):
+        assert main(words) == 2, words
+        assert "cannot be written (" in capsys.readouterr().err, words
+    assert (tmp_path / "file").read_text() == ""

@@ -10,6 +10,7 @@ clips would have to be cut before training; h5py is a dependency already, for MA
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -93,25 +94,61 @@ def pack(
             found = []
         splits[split] = [item.name for item in found]
         items |= {item.name: item for item in found}
-    with writing(out) as part, h5py.File(part, "w", libver=("v110", "v110")) as file:
-        for done, (name, item) in enumerate(items.items(), 1):
-            try:
-                _write_video(file, item, spec)
-            except AvsalError as error:
-                if data.strict:
-                    raise
-                if name in file:
-                    del file[name]
-                skipped.append(f"{name}: {error}")
-                splits = {split: [n for n in names if n != name] for split, names in splits.items()}
-            if progress:
-                progress(done, len(items), name)
-        if not any(splits.values()):
-            raise DataError("Nothing to pack: " + " | ".join(skipped[:3]))
-        file.attrs["avsal_pack"] = FORMAT
-        file.attrs["splits"] = json.dumps(splits)
-        file.attrs["spec"] = json.dumps(frame_key(spec))
+    with writing(out) as part, _Sink(part, "w+") as sink:
+        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
+            for done, (name, item) in enumerate(items.items(), 1):
+                try:
+                    _write_video(file, item, spec)
+                    sink.check()
+                except AvsalError as error:
+                    if data.strict:
+                        raise
+                    if name in file:
+                        del file[name]
+                    skipped.append(f"{name}: {error}")
+                    splits = {split: [n for n in names if n != name] for split, names in splits.items()}
+                if progress:
+                    progress(done, len(items), name)
+            if not any(splits.values()):
+                raise DataError("Nothing to pack: " + " | ".join(skipped[:3]))
+            file.attrs["avsal_pack"] = FORMAT
+            file.attrs["splits"] = json.dumps(splits)
+            file.attrs["spec"] = json.dumps(frame_key(spec))
+        sink.check()
     return skipped + list(data.left_out.values())
+
+
+class _Sink(io.FileIO):
+    """A file that takes everything, and keeps the first error of writing for its user to look at.
+
+    HDF5 would try again and again when its objects go, and print every failure.
+    """
+
+    fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        while self.fault is None and len(view):
+            try:
+                view = view[super().write(view) :]
+            except OSError as error:
+                self.fault = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.fault = self.fault or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the first error."""
+        if self.fault is not None:
+            raise self.fault
 
 
 def _write_video(file: Any, item: VideoItem, spec: ClipSpec) -> None:

@@ -50,7 +50,6 @@ def draw_all(
     """
     if video is not None:
         _check_video(board, video)
-    folder.mkdir(parents=True, exist_ok=True)
     made: list[tuple[str, Path]] = []
     for data in board.sets:
         entries = board.of(data)

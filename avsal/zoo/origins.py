@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,7 +16,7 @@ from torch import Tensor
 import avsal
 from avsal.downloads import extract_member, is_archive
 from avsal.errors import WeightsError
-from avsal.files import cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
+from avsal.files import Partial, cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
 from avsal.zoo.cache import Fetched, conversion_folder, fingerprint, offline
 from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
 from avsal.zoo.hub import fetch_from_hub, hub_files
@@ -327,11 +327,10 @@ def convert_file(
 
 
 def _read_origin(path: Path, member: str | None, prefix: str | None, workplace: Path) -> dict[str, Tensor]:
-    workplace.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=workplace) as work:
-        if member is not None and is_archive(path):
-            path = extract_member(path, member, Path(work))
+    if member is None or not is_archive(path):
         return read_state_dict(path, prefix)
+    with contextlib.closing(Partial(workplace / "unpacked")) as work:
+        return read_state_dict(extract_member(path, member, work.path.parent), prefix)
 
 
 def _convert(

@@ -341,9 +341,10 @@ class VideoPrediction(Iterator[FrameMap]):
             sound = self._audio_input(windows, video)
             output = self._runner(video, frame_ids, sound if sound is None else sound.to(dtype))
             maps = output.saliency().float().cpu()
-        bad = ~torch.isfinite(maps).flatten(1).all(1)
-        if bad.any():
-            first = windows[int(bad.nonzero()[0])].target
+        # An infinite logit may hide behind the activation.
+        finite = torch.isfinite(output.logits).flatten(1).all(1).cpu() & torch.isfinite(maps).flatten(1).all(1)
+        if not finite.all():
+            first = windows[int((~finite).nonzero()[0])].target
             raise WeightsError(
                 f"{self.path}: the network's map of frame {first.index} ({first.time:.2f} s) holds NaN or infinite "
                 f"values. Its weights are damaged, or {str(dtype).removeprefix('torch.')} is too narrow for it; load "

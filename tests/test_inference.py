@@ -341,7 +341,7 @@ def test_a_change_of_mode_in_the_middle_does_not_reach_a_prediction_in_training_
     expected = maps_of(module.eval(), clip)
     module.train()
     found = []
-    for result in predict_video(module, clip, batch_size=2):
+    for result in predict_video(module, clip, batch_size=3):
         module.train(not module.training)
         found.append(result.map)
     assert torch.equal(torch.stack(found), expected)

@@ -342,7 +342,9 @@ class VideoPrediction(Iterator[FrameMap]):
             output = self._runner(video, frame_ids, sound if sound is None else sound.to(dtype))
             maps = output.saliency().float().cpu()
         # An infinite logit may hide behind the activation.
-        finite = torch.isfinite(output.logits).flatten(1).all(1).cpu() & torch.isfinite(maps).flatten(1).all(1)
+        finite = torch.isfinite(output.logits).flatten(1).all(1).cpu() & torch.isfinite(maps).flatten(1).all(
+            1
+        )
         if not finite.all():
             first = windows[int((~finite).nonzero()[0])].target
             raise WeightsError(

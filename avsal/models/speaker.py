@@ -212,6 +212,7 @@ class SpeakerModule(SaliencyModule):
     """
 
     paper = "Light-ASD: Liao et al., A Light Weight Model for Active Speaker Detection, CVPR 2023"
+    protocol_arguments = ("base", "base_arguments")
     network: Speaker
 
     def __init__(

@@ -28,6 +28,7 @@ from avsal.inference import VideoPrediction
 from avsal.losses import correlation, fixation_map, kl_divergence, scanpath_saliency
 from avsal.models.base import SaliencyModule, model_name
 from avsal.models.speaker import GATE, SpeakerGate, SpeakerModule
+from avsal.report.statistics import interval, resamples
 
 #: The clips of talking people, by scene family: same rooms and people.
 FAMILIES = (
@@ -185,6 +186,12 @@ def main() -> None:
     )
     for name, values in [*rows.items(), ("mean", np.mean(list(rows.values()), 0).tolist())]:
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    table = np.array(list(rows.values()))
+    for title, more, less in (("by who speaks - base", 4, 0), ("by who speaks - faces alike", 4, 2)):
+        for metric, column in (("CC", 0), ("NSS", 1)):
+            gain = table[:, more + column] - table[:, less + column]
+            low, high = interval(resamples(len(gain)) @ gain / len(gain))
+            print(f"{title}, {metric}: {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
     gate = fit(list(data.values()))
     print({name: round(float(gate.value(name)), 3) for name in GATE})
     module = assemble(avsal.from_pretrained(args.base), args.detector, args.asd)

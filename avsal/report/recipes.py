@@ -23,6 +23,7 @@ from avsal.report.testing import quiet
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
+    from avsal.report.papers import PaperTable
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 #: Folders below --data in which a set may lie by itself, by the class of its DataModule.
@@ -357,41 +358,38 @@ def test_hours(system: System, data: str) -> float:
     return SIZES[_FOLDERS[data]][2] * _gmacs(system) * 2e9 / FLOPS / 3600
 
 
-def needs(systems: Iterable[str], tested: Iterable[tuple[str, str]], args: argparse.Namespace) -> list[str]:
-    """Return what some networks need: data, weights, trainings and hours.
-
-    Args:
-        systems: names.
-        tested: (system, data set) of every test.
-        args: of the command.
-    """
+def needs(table: PaperTable, args: argparse.Namespace) -> list[str]:
+    """Return what a table needs, a sentence each: data, weights, trainings, hours."""
+    folds = (1,) if table.form == "retention" else (1, 2, 3)  # a picture needs one network
     trainings: dict[Path, Training] = {}
-    ready: list[str] = []
-    for name in systems:
-        system = SYSTEMS[name]
-        for fold in (1, 2, 3) if system.folds else (None,):
+    ready: dict[str, None] = {}
+    for system in (SYSTEMS[name] for name in table.systems):
+        for fold in folds if system.folds else (None,):
             found = chain(system, fold, args)
             trainings |= {t.folder: t for t in found if t.folder not in trainings}
-            if not found and fold in (None, 1):
-                ready.append(f"{name}{'-fold1 to 3' if system.folds else ''}")
-    tested = list(tested)
-    starts = dict.fromkeys(
-        w for t in trainings.values() for w in needed_weights(t.system) if w not in SYSTEMS
-    )
-    marked = [f"{w} (--weights {w}=FILE)" if _by_hand(w) else w for w in starts]
+            if not found:
+                ready[system.checkpoint(fold)] = None
+    starts: dict[str, None] = {}
+    for training in trainings.values():
+        for name in needed_weights(training.system):
+            if name not in SYSTEMS:
+                starts[f"{name} (--weights {name}=FILE)" if _by_hand(name) else name] = None
+            elif source_of(SYSTEMS[name], training.fold, args) is not None:
+                starts[SYSTEMS[name].checkpoint(training.fold)] = None
+    tested = dict.fromkeys((row.systems[data], data) for row in table.rows for data in row.systems)
     learnt = dict.fromkeys(SETS.get(s, s) for t in trainings.values() for s in training_sets(t.system))
     hours = sum(training_hours(t.system) for t in trainings.values())
-    testing = sum(test_hours(SYSTEMS[s], d) * (3 if SYSTEMS[s].folds else 1) for s, d in tested)
-    lines = [f"data: test on {', '.join(dict.fromkeys(d for _, d in tested))}"]
-    lines[0] += f"; train on {', '.join(learnt)}" if learnt else ""
-    if ready:
-        lines.append(f"weights: {', '.join(ready)}")
+    tests = sum(test_hours(SYSTEMS[s], data) * (len(folds) if SYSTEMS[s].folds else 1) for s, data in tested)
+    lines = [
+        f"data: test on {', '.join(dict.fromkeys(data for _, data in tested))}"
+        + (f"; train on {', '.join(learnt)}" if learnt else "")
+    ]
+    lines += [f"weights: {', '.join(ready)}"] if ready else []
     if trainings:
-        start = f" from {', '.join(marked)}" if marked else ""
-        lines.append(f"{len(trainings)} trainings{start}")
+        count = f"{len(trainings)} training{'s' if len(trainings) > 1 else ''}"
+        lines.append(count + (f" from {', '.join(starts)}" if starts else ""))
+    digits = 0 if hours + tests >= 10 else 1
     lines.append(
-        f"estimated, not measured: {hours:.0f} hours of training and {testing:.0f} of tests on one {GPU}"
-        if hours + testing >= 10
-        else f"estimated, not measured: {hours:.1f} hours of training and {testing:.1f} of tests on one {GPU}"
+        f"estimated, not measured: {hours:.{digits}f} hours of training and {tests:.{digits}f} of tests on one {GPU}"
     )
     return lines

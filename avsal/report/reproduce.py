@@ -343,9 +343,8 @@ def _print_list(args: argparse.Namespace) -> int:
         if table.reason:
             print(f"  not run: {table.reason}")
             continue
-        tested = [(row.systems[data], data) for row in table.rows for data in row.systems]
-        lines = needs(table.systems, dict.fromkeys(tested), args)
-        trained = any(" trainings" in line for line in lines)
+        lines = needs(table, args)
+        trained = "; train on" in lines[0]
         dhf1k = " --dhf1k DHF1K" if "DHF1K" in lines[0] else ""
         print(
             f"  avsal reproduce {args.what} --table {table.number} --data ROOT{dhf1k}{' --train' if trained else ''}"

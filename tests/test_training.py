@@ -260,18 +260,24 @@ def test_two_fits_at_once_keep_their_own_checkpoints(files: list[str], tmp_path:
 def test_a_run_that_is_stopped_by_a_signal_does_not_pass_for_finished(
     files: list[str], tmp_path: Path, number: int, status: int
 ) -> None:
-    words = [sys.executable, "-m", "avsal.cli", "fit", *files, "--trainer.max_epochs=500"]
+    # A shell starts its background jobs with SIGINT ignored, which children inherit.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from avsal.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "fit", *files, "--trainer.max_epochs=500"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(
         words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt")):
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    run.send_signal(number)
-    _, said = run.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt")):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        run.send_signal(number)
+        _, said = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert run.returncode == status
     assert said.strip().splitlines()[-1] in ("interrupted", "terminated")
     assert not list(tmp_path.rglob("*.part"))

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from avsal.data.catalog import Entry
 from avsal.downloads import download, extract
-from avsal.errors import AvsalError, DataError
+from avsal.errors import DataError
 from avsal.files import read_json, redact, sha256_of, write_json
 
 
@@ -94,9 +94,17 @@ def _fetch_hub(
                 names = listed_names(path, split, most)
             if name.endswith(".zip"):
                 extract(path, out / Path(name).parent, wanted_member(names))
-    except AvsalError:
-        raise
-    except Exception as error:  # whichever HTTP library the Hub's client uses, its errors mean the same
+    except Exception as error:
+        # Whichever HTTP library the Hub's client uses: its errors mean that the way to the files is barred.
+        library = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError) and library not in (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "huggingface_hub",
+            "hf_xet",
+        ):
+            raise
         raise DataError(
             f"{entry.hub} cannot be fetched from the Hub ({type(error).__name__}: {_first_line(error)}). Look at the "
             "connection (HTTPS_PROXY, HF_HUB_OFFLINE). What arrived is kept: run the command again to go on."

@@ -29,6 +29,10 @@ _BACK, _FORWARD = 0.1, 10.0
 _BACK_ELSEWHERE = 1.0
 # The counter of MPEG streams has 33 bits; an encoder's delay before time 0 appears at its far end.
 _WRAP = 2**33 / 90000
+# A track that is so many seconds further has gone on.
+_GOES_ON = 0.5
+# So many packets are read ahead at most to find the other track's next one.
+_HELD = 2000
 
 
 class Clock:
@@ -52,6 +56,7 @@ class Clock:
         self._offset: dict[int, float] = {}
         self._next: dict[int, float] = {}  # film's time at which each stream goes on
         self._now: float | None = None
+        self._joins: set[int] = set()  # tracks that begin with a new part
 
     def packets(self, *wanted: Stream, errors: list[str] | None = None) -> Iterator[Packet]:
         """Yield the packets of some streams (all, without any named) with corrected timestamps.
@@ -61,7 +66,7 @@ class Clock:
         chosen = {stream.index for stream in wanted}
         read = [*wanted, *(s for s in self._watched if s.index not in chosen)] if wanted else []
         try:
-            for packet in self._container.demux(*read):
+            for packet in self._looking_ahead(self._container.demux(*read)):
                 if not packet.size and packet.dts is not None:
                     continue  # "show the last picture again", which a decoder would take for the end
                 self._correct(packet)
@@ -77,6 +82,48 @@ class Clock:
         """Return the film's time of a corrected timestamp."""
         return stamp * base - self.origin
 
+    def _looking_ahead(self, packets: Iterator[Packet]) -> Iterator[Packet]:
+        """Yield packets; decide about a track that begins before what was read already.
+
+        Either it lags behind in the file, or it is the first of a part whose clock begins anew: whether the other
+        track steps back or goes on tells (its last picture may still be in the parser).
+        """
+        for packet in packets:
+            self._unwrap(packet)
+            held = [packet]
+            if self._begins_early(packet):
+                for later in packets:
+                    self._unwrap(later)
+                    held.append(later)
+                    expected = self._next.get(later.stream_index)
+                    if expected is not None and later.dts is not None and later.time_base is not None:
+                        time = float(later.dts * later.time_base) + self._offset[later.stream_index]
+                        if time < expected - _BACK:
+                            self._joins.add(packet.stream_index)
+                        if time < expected - _BACK or time > expected + _GOES_ON:
+                            break
+                    if len(held) > _HELD:
+                        break
+            yield from held
+
+    def _begins_early(self, packet: Packet) -> bool:
+        index = packet.stream_index
+        if not self.discontinuous or self._now is None or index in self._next or packet.dts is None:
+            return False
+        watched = any(index == stream.index for stream in self._watched)
+        base = float(packet.time_base or 0)
+        return watched and packet.dts * base + self._latest < self._now - _BACK_ELSEWHERE
+
+    def _unwrap(self, packet: Packet) -> None:
+        if not self.discontinuous or packet.time_base is None:
+            return
+        base = float(packet.time_base)
+        far = round((self._start + _WRAP / 2) / base)
+        if packet.pts is not None and packet.pts > far:
+            packet.pts -= round(_WRAP / base)
+        if packet.dts is not None and packet.dts > far:
+            packet.dts -= round(_WRAP / base)
+
     def _correct(self, packet: Packet) -> None:
         if not any(packet.stream_index == stream.index for stream in self._watched):
             return
@@ -84,12 +131,6 @@ class Clock:
         if packet.time_base is None or not packet.size:
             return
         base = float(packet.time_base)
-        if self.discontinuous:
-            far = round((self._start + _WRAP / 2) / base)
-            if packet.pts is not None and packet.pts > far:
-                packet.pts -= round(_WRAP / base)
-            if packet.dts is not None and packet.dts > far:
-                packet.dts -= round(_WRAP / base)
         offset = self._offset.setdefault(index, self._latest)
         if packet.dts is not None:
             stamp = packet.dts * base
@@ -104,8 +145,8 @@ class Clock:
 
     def _jumps(self, index: int, time: float) -> bool:
         expected = self._next.get(index)
-        if expected is None:  # a track may begin late, but not long before what was read already
-            return self.discontinuous and self._now is not None and time < self._now - _BACK_ELSEWHERE
+        if expected is None:
+            return index in self._joins
         if time < expected - (_BACK if self.discontinuous else _BACK_ELSEWHERE):
             return True
         # A track may pause; the clock has jumped only if the other track is not there already.

@@ -339,7 +339,9 @@ class VideoPrediction(Iterator[FrameMap]):
         video = pixels[:, places.to(device)].transpose(0, 1)
         with torch.inference_mode():
             sound = self._audio_input(windows, video)
-            output = self._runner(video, frame_ids, sound if sound is None else sound.to(dtype))
+            if sound is not None and dtype != torch.float32:  # what front ends return
+                sound = sound.to(dtype)
+            output = self._runner(video, frame_ids, sound)
             maps = output.saliency().float().cpu()
         # An infinite logit may hide behind the activation.
         finite = torch.isfinite(output.logits).flatten(1).all(1).cpu() & torch.isfinite(maps).flatten(1).all(

@@ -1,4 +1,4 @@
-"""Train and cross-validate mspi-lite-openfix on HEVC-33; its settings are in mspi-lite-openfix.yaml.
+"""Train and cross-validate mspi-lite-openfix on HEVC-33; its settings are in settings/mspi-lite-openfix.yaml.
 
     python examples/mspi_lite_openfix.py HEVC33 --photos PHOTOS --isp CHECKPOINT --out OUT [--folds 4]
 
@@ -30,7 +30,7 @@ from avsal.models.base import SaliencyModule, cosine_schedule
 from avsal.models.isp import ISPModule
 from avsal.models.mspi import FRAMES, MSPIModule
 
-SETTINGS = Path(__file__).with_name("mspi-lite-openfix.yaml")
+SETTINGS = Path(__file__).parent / "settings" / "mspi-lite-openfix.yaml"
 
 
 @dataclass

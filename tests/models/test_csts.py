@@ -660,7 +660,9 @@ def test_predict_writes_the_correlation_maps_and_draws_past_gaze(tmp_path: Path)
     where = np.argwhere(changed[-1] > 0.5 * changed[-1].max()).mean(0)
     assert where == pytest.approx([48, 16], abs=3)  # (0.75, 0.25) of the height and the width
     # Gaze of another clock, directions without a camera, and networks without the maps are refused with the reason.
-    gaze.write_text("time_s,x,y\n" + "".join(f"{900 + k / 50},0.2,0.5\n" for k in range(30)))
+    gaze.write_text(
+        "time_s,x,y\n" + "".join(f"{900 + k / 50},{0.2 + k % 2 / 2},{0.3 + k % 2 / 2}\n" for k in range(30))
+    )
     with pytest.raises(DataError, match="different clocks"):
         _raise(run("clock", gaze, small()))
     gaze.write_text(

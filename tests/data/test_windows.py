@@ -217,7 +217,7 @@ def test_test_batches_are_what_whole_video_prediction_sees(tmp_path, rule):
     path = write_clip(tmp_path / "b.mp4", frames=40, fps=25, sound=tone(1.6, 8000), rate=8000)
     spec = replace(SPEC, authors_coverage=rule, target="last" if rule == "reversed" else 8)
     coverage = "full" if rule == "clamp" else "authors"
-    module = RecordModule(spec)
+    module = RecordModule(spec).eval()
     frames = [result.index for result in predict_video(module, path, coverage=coverage, batch_size=7)]
     predicted, module.network.seen = module.network.seen, []
     batches = VideoBatches([item(path, 40)], spec, batch_size=6, coverage=coverage)

@@ -40,7 +40,7 @@ def zoo(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from avsal.zoo.registry import list_checkpoints
+    from avsal.zoo.registry import default_checkpoint, list_checkpoints
     from avsal.zoo.tables import checkpoint_table, recommended_table, status_legend
 
     chosen = list_checkpoints(model=args.model, data=args.data, task=args.task, recommended=args.recommended)
@@ -58,7 +58,9 @@ def _list(args: argparse.Namespace) -> int:
     if args.recommended:
         from avsal.zoo.speed import frames_per_second
 
-        console.print(recommended_table(chosen.values(), frames_per_second(chosen)))
+        defaults = [default_checkpoint("video"), default_checkpoint("picture")]
+        first = sorted(chosen.values(), key=lambda entry: entry.name not in defaults)
+        console.print(recommended_table(first, frames_per_second(chosen)))
         return 0
     console.print(checkpoint_table(chosen.values(), console.width))
     console.print(

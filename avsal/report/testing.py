@@ -52,7 +52,7 @@ def run_test(
     parts = [checkpoint, data_name.lower(), f"fold{fold}" if fold and data_name in SIX else None, protocol]
     parts.append("swapped" if sound == "swapped" else None)
     path = args.out / f"{'-'.join(str(p) for p in parts if p)}.json"
-    if _finished(path, data, weights_hash(module), protocol, sound):
+    if path.is_file() and _finished(path, data, weights_hash(module), protocol, sound):
         say(f"{path}: done before")
         return path
     say(f"{checkpoint} on {data_name}{f' fold {fold}' if fold and data_name in SIX else ''}"
@@ -78,8 +78,6 @@ def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str,
     """Say whether a file holds the whole results of these weights on this data under this protocol."""
     from avsal.results import Results, data_of
 
-    if not path.is_file():
-        return False
     try:
         known = Results.read(path)
     except DataError:

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(out: Path, clip: Path | None) -> int:
     from avsal.data.synthetic import generate
-    from avsal.predict import Settings, predict_files, report
+    from avsal.predict import Settings, predict_files, report, weights_sha256
     from avsal.zoo import from_pretrained
     from avsal.zoo.registry import default_checkpoint
 
@@ -40,7 +40,11 @@ def _run(out: Path, clip: Path | None) -> int:
     status = 0
     for name, paths in jobs:
         outcomes = predict_files(
-            from_pretrained(name).eval(), paths, out / name, Settings(name), overwrite=True
+            from_pretrained(name).eval(),
+            paths,
+            out / name,
+            Settings(name, weights_sha256(name)),
+            overwrite=True,
         )
         status = max(status, report(outcomes))
         for outcome in outcomes:

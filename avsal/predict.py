@@ -134,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = args.checkpoint or default_checkpoint("picture" if pictures else "video")
     settings = Settings(
         checkpoint,
-        _fingerprint(checkpoint),
+        weights_sha256(checkpoint),
         args.coverage,
         args.stride,
         args.alpha,
@@ -253,7 +253,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _fingerprint(checkpoint: str) -> str | None:
+def weights_sha256(checkpoint: str) -> str | None:
     """Return the sha256 of a checkpoint's weights: training on must not pass for the same model."""
     path = Path(checkpoint)
     if path.is_dir():

@@ -32,7 +32,7 @@ from avsal.io.video import VideoStream, probe
 from avsal.models import create_model
 from avsal.models.base import SaliencyModule
 from avsal.overlay import Artist
-from avsal.predict import Settings, _fingerprint, _gaze, advice, expand, predict_files, result_folders
+from avsal.predict import Settings, _gaze, advice, expand, predict_files, result_folders, weights_sha256
 from avsal.zoo import from_pretrained, save_pretrained
 from avsal.zoo.registry import default_checkpoint
 from tests.media import cut, frame_number, picture, tone, write_clip
@@ -532,8 +532,8 @@ def test_weights_of_a_registered_checkpoint_are_part_of_the_settings() -> None:
     import avsal as package
 
     packaged = Path(package.__file__).parent / "weights" / "stavis-tiny-synthav.safetensors"
-    assert _fingerprint("stavis-tiny-synthav") == hashlib.sha256(packaged.read_bytes()).hexdigest()
-    assert _fingerprint("someone/else") is None
+    assert weights_sha256("stavis-tiny-synthav") == hashlib.sha256(packaged.read_bytes()).hexdigest()
+    assert weights_sha256("someone/else") is None
 
 
 def test_gaze_that_is_not_certain_is_refused_and_the_options_settle_it(

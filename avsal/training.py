@@ -521,7 +521,7 @@ def check_arguments(
 
 
 #: Arguments of networks that only training reads.
-_TRAINING = re.compile(r"freeze_\w+|bn_momentum|drop_path|init_std|cpc_gradient")
+_TRAINING = re.compile(r"freeze_\w+|bn_momentum|drop_path|init_std")
 
 
 def deciding_arguments(model: SaliencyModule) -> set[str]:

@@ -423,7 +423,7 @@ def test_a_fine_tuned_network_is_tested_without_its_training_settings(
 TRAINING_ONLY = {
     "lr", "min_lr", "weight_decay", "optimizer", "schedule", "milestones", "clip_norm", "deep_supervision", "loss",
     "loss_weights", "loss_frames", "av_weight", "sim_norm", "alpha", "coarse_weight", "positions", "bn_momentum",
-    "drop_path", "init_std", "cpc_gradient", "freeze_bn", "freeze_encoder", "freeze_encoders", "freeze_audio",
+    "drop_path", "init_std", "freeze_bn", "freeze_encoder", "freeze_encoders", "freeze_audio",
     "freeze_audio_bn", "freeze_image", "freeze_motion", "allow_random_frozen", "keep", "encoder_lr",
 }  # fmt: skip
 

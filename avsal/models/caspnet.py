@@ -9,7 +9,8 @@ The paper gives no code, and three of its formulas cannot be meant as printed; e
 * Equation 1 puts a softmax over keys that are all alike. The module is then blind to the sound
   (`softmax=True`). The default leaves the softmax out.
 * Equation 7 divides the squared error by its number of values and moves the wrong state; predictive coding then
-  changes nothing (`cpc_error="mean"`, `cpc_gradient="above"`). The default moves each state by its own error.
+  changes nothing (`cpc_error="mean"`, `cpc_gradient="above"`). The default moves each state by its own error;
+  `cpc_gradient="total"` makes the iterations lower the error, which the default does not promise.
 * The loss subtracts a negative correlation, which rewards anticorrelation (`loss="printed"`). The
   default is KL - 0.1 CC - 0.1 SIM.
 """
@@ -241,7 +242,7 @@ class CASPNet(SaliencyNetwork):
         alpha: float = 0.1,
         alpha_top: float = 0.5,
         learnable_alpha: bool = False,
-        cpc_gradient: Literal["own", "above"] = "own",
+        cpc_gradient: Literal["own", "above", "total"] = "own",
         cpc_error: Literal["sum", "mean"] = "sum",
         channels: int = 256,
         growth: int = 32,
@@ -473,7 +474,7 @@ class CASPNetModule(SaliencyModule):
         alpha: float = 0.1,
         alpha_top: float = 0.5,
         learnable_alpha: bool = False,
-        cpc_gradient: Literal["own", "above"] = "own",
+        cpc_gradient: Literal["own", "above", "total"] = "own",
         cpc_error: Literal["sum", "mean"] = "sum",
         channels: int = 256,
         growth: int = 32,

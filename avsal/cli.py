@@ -17,8 +17,8 @@ from avsal.errors import AvsalError, nearest
 
 #: command -> (one line of help, module with add_arguments and main)
 COMMANDS = {
-    "predict": ("saliency maps and overlay videos for video files", "avsal.predict"),
-    "evaluate": ("score maps that any program wrote", "avsal.evaluate"),
+    "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files"),
+    "evaluate": ("score maps that any program wrote", "avsal.evaluation.maps"),
     "data": ("list, fetch, check, import, pack and generate data sets", "avsal.data.commands"),
     "zoo": ("list and check the registry of checkpoints", "avsal.zoo.commands:zoo"),
     "info": ("a checkpoint's or a model's size, input, licence and sources", "avsal.zoo.commands:info"),

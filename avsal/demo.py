@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(out: Path, clip: Path | None) -> int:
+    from avsal.checkpoints.registry import default_checkpoint
     from avsal.data.synthetic import generate
-    from avsal.predict import Settings, predict_files, report, weights_sha256
+    from avsal.inference.files import Settings, predict_files, report, weights_sha256
     from avsal.zoo import from_pretrained
-    from avsal.zoo.registry import default_checkpoint
 
     generated = out / "synthav"
     generate(generated, clips=4, seed=7, seconds=3.0)

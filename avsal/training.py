@@ -31,14 +31,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
+from avsal.checkpoints.file import START_ARGUMENTS, read_pickle
 from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
+from avsal.evaluation.results import checkpoint_of, weights_hash
 from avsal.files import cache_folder, explained, writing
 from avsal.models.base import SaliencyModule, model_name
 from avsal.nn.state import make_room
-from avsal.results import checkpoint_of, weights_hash
 from avsal.zoo.load import fill, load_checkpoint
 from avsal.zoo.origins import Access
-from avsal.zoo.store import START_ARGUMENTS, read_pickle
 
 #: Everything that may stand at the top of a configuration file.
 TOP_KEYS = (
@@ -188,7 +188,7 @@ class WriteResults(Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the time, and let the network's be taken."""
-        from avsal.scorefiles import Timing
+        from avsal.evaluation.shards import Timing
 
         self._began = time.perf_counter()
         if isinstance(pl_module, SaliencyModule):
@@ -200,8 +200,8 @@ class WriteResults(Callback):
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, SaliencyModule) or datamodule is None:
             return
-        from avsal.results import from_test, ran_whole, video_names
-        from avsal.scorefiles import cost_of, frame_arrays, write_frames
+        from avsal.evaluation.results import from_test, ran_whole, video_names
+        from avsal.evaluation.shards import cost_of, frame_arrays, write_frames
 
         seconds = time.perf_counter() - self._began
         assert self._timing is not None

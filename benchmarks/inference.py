@@ -42,7 +42,8 @@ from torch import Tensor, nn
 
 from avsal.data.frames import FramePreprocessor
 from avsal.data.synthetic import FPS, render, write_media
-from avsal.inference import VideoPrediction, predict_video
+from avsal.evaluation.results import git_state
+from avsal.inference.video import VideoPrediction, predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream
 from avsal.models import create_model
@@ -50,7 +51,6 @@ from avsal.models.base import SaliencyModule
 from avsal.models.stavis import SoundLocalisation
 from avsal.nn.aspp import ASPP
 from avsal.nn.avim import AVIM
-from avsal.results import git_state
 
 RATE = 25
 SIZE = (360, 640)

@@ -29,7 +29,7 @@ from avsal import from_pretrained
 from avsal.data import SynthAVDataModule
 from avsal.data.synthetic import FPS
 from avsal.data.windows import VideoBatches
-from avsal.evaluation import swapped
+from avsal.evaluation.testing import swapped
 from avsal.models.base import SaliencyModule
 from avsal.report.statistics import interval, resamples
 from avsal.report.synthav import TEST_SEED

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from avsal.evaluation.results import git_state
 from avsal.metrics import CARD, SaliencyMetrics
-from avsal.results import git_state
 
 SIZES = ((224, 384), (480, 640))
 FIXATIONS = (20, 200)

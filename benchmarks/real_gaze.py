@@ -5,7 +5,7 @@
 A checkpoint is a name of the zoo, a file or a folder, perhaps as LABEL=CHECKPOINT; `{fold}` in it stands for the
 fold (1 to --folds) of HEVC-33 that the clip is held out of: a cross-validated row, which also stands for the
 checkpoint of the zoo that the label begins with, where that has seen the clips. Maps come from
-`avsal.inference.predict_video`, so a row is what `avsal predict` gives. Photographs are the "test" pictures of
+`avsal.inference.video.predict_video`, so a row is what `avsal predict` gives. Photographs are the "test" pictures of
 `photos_splits.json`, with all fixations; densities have a Gaussian of 1/30 of the width. Intervals are percentile
 bootstraps over pictures or clips. `--pictures` draws the worst predictions beside the observers' maps, without the
 pictures themselves.
@@ -28,16 +28,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import avsal
+from avsal.checkpoints.registry import entries
 from avsal.data import FolderDataModule, HEVC33DataModule, PhotosDataModule
 from avsal.data.items import Annotation, VideoItem
-from avsal.inference import predict_video
+from avsal.inference.video import predict_video
 from avsal.losses import correlation
 from avsal.metrics.saliency import SaliencyMetrics
 from avsal.models.base import SaliencyModule
 from avsal.models.baselines import BaselineModule
 from avsal.report.statistics import Units, interval, paired, resamples
 from avsal.types import Batch, ClipSpec
-from avsal.zoo.registry import entries
 
 METRICS = ("cc", "nss", "auc_judd", "sauc", "sim")
 SIZE = (72, 96)  #: of the priors' maps

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import avsal
-from avsal.inference import VideoPrediction
+from avsal.inference.video import VideoPrediction
 from avsal.io.audio import load_audio
 from avsal.models.speaker import Speaker
 from avsal.nn.lightasd import FPS, RATE, ROWS, mfcc

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import avsal
 from avsal.data.sets.video_database import HEVC33DataModule
-from avsal.inference import VideoPrediction
+from avsal.inference.video import VideoPrediction
 from avsal.losses import correlation, fixation_map, kl_divergence, scanpath_saliency
 from avsal.models.base import SaliencyModule, model_name
 from avsal.models.speaker import GATE, SpeakerGate, SpeakerModule

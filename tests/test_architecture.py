@@ -28,13 +28,18 @@ ALLOWED = {
     "nn": {"errors", "types"},
     "metrics": {"errors", "types"},
     "models": {"errors", "types", "nn", "losses"},
-    "inference": {"errors", "types", "io", "data"},
+    "inference.video": {"errors", "types", "io", "data"},
 }
 #: What single modules may do beyond that, inside a function or for type annotations only.
 LAZY = {
-    "models.base": {"metrics", "inference", "zoo"},  # module.predict_video, from_pretrained, the metrics
+    "models.base": {
+        "metrics",
+        "inference.video",
+        "zoo",
+        "checkpoints",
+    },  # module.predict_video, from_pretrained, the metrics
     "models.csts": {"metrics"},  # gaze has metrics of its own
-    "inference": {"models.base"},  # the plain WindowRunner
+    "inference.video": {"models.base"},  # the plain WindowRunner
 }
 #: What touches files: networks and metrics get tensors and return tensors.
 FILES = {
@@ -77,7 +82,7 @@ class Import:
 
 def room(module: str) -> str:
     """The room of a module; a room's `commands.py` belongs to the command line."""
-    return "cli" if module.endswith(".commands") else module.split(".")[0]
+    return "cli" if module.endswith(".commands") else module if module in ALLOWED else module.split(".")[0]
 
 
 def name_of(path: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import avsal
-from avsal.inference import predict_video
+from avsal.inference.video import predict_video
 
 NAMES = ("isp-lite-openfix", "mspi-lite-openfix")
 PLACES = ((60, 50), (250, 60), (150, 130))
@@ -85,7 +85,7 @@ def test_the_video_s_map_follows_what_moves_and_is_steadier_than_frame_by_frame(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_files_are_small_and_their_terms_are_stated(name: str) -> None:
-    entry = avsal.zoo.registry.entries()[name]
+    entry = avsal.checkpoints.registry.entries()[name]
     assert entry.size is not None
     assert entry.size <= 15_000_000
     assert entry.licence.weights == "Apache-2.0"

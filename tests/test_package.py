@@ -125,7 +125,7 @@ def test_what_the_code_imports_is_declared(project: dict) -> None:
 
 
 def test_the_installed_package_finds_its_registry(installed: Path) -> None:
-    code = "import avsal; from avsal.zoo.registry import entries\nprint(avsal.__file__); print(*entries())"
+    code = "import avsal; from avsal.checkpoints.registry import entries\nprint(avsal.__file__); print(*entries())"
     where, names = in_installed(installed, code).splitlines()
     assert Path(where).is_relative_to(installed)
     registry = yaml.safe_load((ROOT / "checkpoints.yaml").read_text())
@@ -139,8 +139,8 @@ def test_the_installed_command_runs(installed: Path) -> None:
 
 def test_the_installed_package_finds_the_weights_that_ship(installed: Path) -> None:
     code = (
-        "from avsal.files import sha256_of; from avsal.zoo.cache import packaged_path\n"
-        "from avsal.zoo.registry import entries\n"
+        "from avsal.files import sha256_of; from avsal.checkpoints.cache import packaged_path\n"
+        "from avsal.checkpoints.registry import entries\n"
         "for entry in entries().values():\n"
         "    for source in entry.sources:\n"
         "        if source.kind == 'packaged':\n"

@@ -18,10 +18,10 @@ import yaml
 
 import avsal
 from avsal import cli
+from avsal.checkpoints.file import START_ARGUMENTS
 from avsal.errors import ConfigError
-from avsal.results import Results, checkpoint_of, weights_hash
+from avsal.evaluation.results import Results, checkpoint_of, weights_hash
 from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments, new_run_folder
-from avsal.zoo.store import START_ARGUMENTS
 
 ROOT = Path(avsal.__file__).parents[1]
 MODEL = """
@@ -444,15 +444,15 @@ def test_every_argument_either_decides_about_a_test_or_is_known_to_train_only(na
 @pytest.fixture
 def weights_file(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Weights of the tests' network under a name of the registry: what a file of the package is."""
+    from avsal.checkpoints import registry
     from avsal.models.stavis import STAViSModule
-    from avsal.zoo import registry
 
     torch.manual_seed(3)
     arguments = {
         "size": (24, 32), "via": None, "width": 8, "blocks": (1, 1, 1), "dsam_maps": 2, "hidden": 8, "audio_width": 4,
     }  # fmt: skip
     folder = STAViSModule(**arguments).save_pretrained(tmp_path / "saved")  # type: ignore[arg-type]
-    known = avsal.zoo.registry.find("stavis-tiny-synthav")
+    known = avsal.checkpoints.registry.find("stavis-tiny-synthav")
     data = (folder / "model.safetensors").read_bytes()
     source = registry.PackagedSource(file="saved.safetensors", sha256=hashlib.sha256(data).hexdigest())
     entry = known.model_copy(update={"name": "mine", "sources": [source]})

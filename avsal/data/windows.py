@@ -3,7 +3,7 @@
 Training as the papers do it: a video is cut into segments of up to 90 frames that overlap by one clip, and
 every epoch takes one random clip from each segment, flipped at random together with its maps and fixations.
 Validation and test take every frame (or every `stride`-th), one video at a time, with the windows of
-`avsal.inference`. An index is a few sums over the number of frames of each video; nothing is opened for it.
+`avsal.inference.video`. An index is a few sums over the number of frames of each video; nothing is opened for it.
 """
 
 from __future__ import annotations
@@ -464,7 +464,7 @@ class VideoBatches(Dataset[Batch]):
         spec: the network's clip.
         batch_size: windows at once.
         stride: distance of the scored frames.
-        coverage: see `avsal.inference.predict_video`.
+        coverage: see `avsal.inference.video.predict_video`.
         native: maps of the annotation's own size (test) instead of the network's (validation).
         negatives: also give the negatives of shuffled AUC.
         keep_open: videos that a worker keeps open.

@@ -22,7 +22,7 @@ from avsal.nn.state import check_finite, entries_of, make_room, random_layers
 from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
-    from avsal.inference import VideoPrediction
+    from avsal.inference.video import VideoPrediction
     from avsal.metrics.resize import Pipeline
     from avsal.metrics.saliency import SaliencyMetrics
 
@@ -262,9 +262,9 @@ class SaliencyModule(L.LightningModule):
         Raises:
             WeightsError: it cannot be had or read.
         """
+        from avsal.checkpoints.file import read_safetensors
         from avsal.zoo import load_state
         from avsal.zoo.conversion import read_state_dict
-        from avsal.zoo.store import read_safetensors
 
         path = Path(source).expanduser()
         if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
@@ -456,7 +456,7 @@ class SaliencyModule(L.LightningModule):
         Raises:
             MediaError: the file cannot be read at all.
         """
-        from avsal.inference import predict_video
+        from avsal.inference.video import predict_video
 
         return predict_video(self, path, batch_size=batch_size, coverage=coverage, reuse=reuse, stride=stride)
 
@@ -472,7 +472,7 @@ class SaliencyModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write into a Lightning checkpoint what `from_pretrained` needs to rebuild the module."""
-        from avsal.zoo.store import config_of
+        from avsal.checkpoints.file import config_of
 
         config = config_of(self)
         checkpoint["avsal"] = {

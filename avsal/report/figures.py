@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from avsal.errors import ConfigError, DataError
+from avsal.evaluation.shards import frames_path
 from avsal.files import writing
 from avsal.report.measured import Board, Entry, shown
 from avsal.report.published import LABELS
 from avsal.report.records import Record
 from avsal.report.statistics import paired
-from avsal.scorefiles import frames_path
 
 #: Colours that people with any colour vision tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -164,7 +164,7 @@ def retention(module: Any, data: Any, path: Path) -> Path:
     import torch
 
     from avsal.data.windows import VideoBatches
-    from avsal.evaluation import swapped
+    from avsal.evaluation.testing import swapped
 
     data.use_spec(module.spec)
     items = data.split_items("test")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from avsal.errors import AvsalError
+from avsal.evaluation.results import Cost
 from avsal.report.published import PERCENT, SIX
 from avsal.report.records import Record, read
 from avsal.report.screening import (
@@ -28,7 +29,6 @@ from avsal.report.screening import (
 )
 from avsal.report.statistics import DRAWS, FloatArray, Units, f1_of, interval, resamples
 from avsal.report.systems import System
-from avsal.results import Cost
 
 
 @dataclass
@@ -180,7 +180,7 @@ def _counted(record: Record) -> Cost | None:
 @cache
 def _count(model: str, arguments: str) -> Cost | None:
     from avsal.models import create_model, list_models, model_class
-    from avsal.zoo.describe import network_cost
+    from avsal.zoo.show import network_cost
 
     names = {model_class(name).__name__.removesuffix("Module"): name for name in list_models()}
     if model not in names:

@@ -155,8 +155,8 @@ class Training:
 
     def small(self) -> SaliencyModule:
         """Return the network of `--fast`: the row's, of small size, from random weights."""
+        from avsal.checkpoints.file import START_ARGUMENTS
         from avsal.models import create_model
-        from avsal.zoo.store import START_ARGUMENTS
 
         arguments = {**self.recipe["model"]["init_args"], **self.system.arguments}
         size = arguments.get("size")
@@ -204,7 +204,7 @@ def chain(system: System, fold: int | None, args: argparse.Namespace) -> list[Tr
 
 def source_of(system: System, fold: int | None, args: argparse.Namespace) -> str | Path | None:
     """Return where a system's weights are: a file that `--weights` gives, or its name in the registry; None else."""
-    from avsal.zoo.registry import entries
+    from avsal.checkpoints.registry import entries
 
     name = system.checkpoint(fold)
     for known in (name, system.name):
@@ -235,8 +235,8 @@ def missing_weights(trainings: Iterable[Training]) -> list[str]:
 
 def _by_hand(name: str) -> str:
     """Return why weights are not fetched by themselves; "" if they are, or lie in the cache."""
-    from avsal.zoo.cache import is_cached
-    from avsal.zoo.registry import PageOrigin, entries
+    from avsal.checkpoints.cache import is_cached
+    from avsal.checkpoints.registry import PageOrigin, entries
 
     entry = entries().get(name)
     if entry is None:
@@ -249,7 +249,7 @@ def _by_hand(name: str) -> str:
 
 def needed_weights(system: System) -> list[str]:
     """Return the names of all weights that a system's training starts from, of systems and of the registry."""
-    from avsal.zoo.store import START_ARGUMENTS
+    from avsal.checkpoints.file import START_ARGUMENTS
 
     listed: Mapping[str, Any] = _merged(system.recipe)["model"]["init_args"]
     dropped = {*_dropped(system, listed), *system.weights}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from avsal.errors import AvsalError, DataError
+from avsal.evaluation.results import Results, fingerprint
 from avsal.report.published import SETS, ZERO_SHOT
 from avsal.report.systems import System, architecture, system_of
-from avsal.results import Results, fingerprint
 
 #: Entries of a results file's protocol that say how it was made, not what was measured.
 NOT_PROTOCOL = {"predictions", "format", "sound", "protocol"}

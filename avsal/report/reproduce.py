@@ -360,8 +360,8 @@ def _print_list(args: argparse.Namespace) -> int:
 
 
 def _print_plan(runs: list[Run], args: argparse.Namespace) -> int:
-    from avsal.zoo.cache import is_cached
-    from avsal.zoo.registry import entries
+    from avsal.checkpoints.cache import is_cached
+    from avsal.checkpoints.registry import entries
 
     shown: set[str] = set()
     for one in runs:

@@ -17,7 +17,7 @@ from avsal.report.statistics import gaze_f1, paired
 from avsal.report.tables import DIGITS, Table, Value, giga, millions, number, text
 
 if TYPE_CHECKING:
-    from avsal.zoo.registry import Checkpoint
+    from avsal.checkpoints.registry import Checkpoint
 
 #: What must stand beside every number of this table.
 DIAGNOSTIC = (
@@ -42,7 +42,7 @@ _GAZE = ("f1", "recall", "precision")
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; see `avsal reproduce --help`."""
-    from avsal.zoo.registry import entries
+    from avsal.checkpoints.registry import entries
 
     stride = args.stride or 5
     shipped = [

@@ -16,7 +16,7 @@ from avsal.report.published import SIX
 
 if TYPE_CHECKING:
     from avsal.data.module import SaliencyDataModule
-    from avsal.evaluation import Protocol
+    from avsal.evaluation.testing import Protocol
     from avsal.models.base import SaliencyModule
 
 
@@ -39,14 +39,14 @@ def run_test(
         checkpoint: name of the weights.
         data_name: for the file's name.
         args: `out`, `accelerator`, `devices`, `num_nodes`, `strategy`.
-        protocol, sound, sha256: see `avsal.evaluation.evaluate`.
+        protocol, sound, sha256: see `avsal.evaluation.testing.evaluate`.
 
     Returns:
         The results file; None on every process but the first.
     """
-    from avsal.evaluation import evaluate, forget
-    from avsal.results import weights_hash
-    from avsal.scorefiles import write_frames
+    from avsal.evaluation.results import weights_hash
+    from avsal.evaluation.shards import write_frames
+    from avsal.evaluation.testing import evaluate, forget
 
     fold = getattr(data, "fold", None)
     parts = [checkpoint, data_name.lower(), f"fold{fold}" if fold and data_name in SIX else None, protocol]
@@ -76,7 +76,7 @@ def run_test(
 
 def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str, sound: str) -> bool:
     """Say whether a file holds the whole results of these weights on this data under this protocol."""
-    from avsal.results import Results, data_of
+    from avsal.evaluation.results import Results, data_of
 
     try:
         known = Results.read(path)
@@ -98,8 +98,8 @@ def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str,
 
 def file_hash(name: str | Path) -> str | None:
     """Return the sha256 of the file that weights are in: of a path, or as the registry states it for a name."""
+    from avsal.checkpoints.registry import entries
     from avsal.files import sha256_of
-    from avsal.zoo.registry import entries
 
     if isinstance(name, Path):
         return sha256_of(name) if name.is_file() else None

@@ -2,10 +2,10 @@
 
 from .conversion import convert as convert
 from .conversion import convert_backbone as convert_backbone
+from .load import Checkpoint as Checkpoint
 from .load import from_pretrained as from_pretrained
 from .load import load_state as load_state
+from .load import register as register
+from .load import save_pretrained as save_pretrained
 from .publishing import publish as publish
-from .registry import Checkpoint as Checkpoint
-from .registry import list_checkpoints as list_checkpoints
-from .registry import register as register
-from .store import save_pretrained as save_pretrained
+from .tables import list_checkpoints as list_checkpoints

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import avsal
-from avsal.zoo.registry import Checkpoint, Citation, Licence, Scores, citation
+from avsal.checkpoints.registry import Checkpoint, Citation, Licence, Scores, citation
 
 #: Words of the task, as the Hub's model-index and people read them.
 TASKS = {

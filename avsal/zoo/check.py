@@ -5,12 +5,9 @@ from __future__ import annotations
 import inspect
 import urllib.error
 
-from avsal.errors import AvsalError
-from avsal.files import redact, sha256_of
-from avsal.zoo import web
-from avsal.zoo.cache import packaged_path
-from avsal.zoo.conversion import BACKBONES, formats
-from avsal.zoo.registry import (
+from avsal.checkpoints import web
+from avsal.checkpoints.cache import packaged_path
+from avsal.checkpoints.registry import (
     Checkpoint,
     HubOrigin,
     HubSource,
@@ -19,7 +16,10 @@ from avsal.zoo.registry import (
     ReleaseOrigin,
     UrlOrigin,
 )
-from avsal.zoo.words import describe
+from avsal.checkpoints.words import describe
+from avsal.errors import AvsalError
+from avsal.files import redact, sha256_of
+from avsal.zoo.conversion import BACKBONES, formats
 
 
 def check_entry(entry: Checkpoint) -> list[str]:
@@ -60,7 +60,7 @@ def reach(entry: Checkpoint) -> list[str]:
     for source in entry.sources:
         try:
             if isinstance(source, (HubSource, HubOrigin)):
-                from avsal.zoo.hub import hub_files
+                from avsal.checkpoints.hub import hub_files
 
                 names = hub_files(source.repo, source.revision)
                 if isinstance(source, HubOrigin):

@@ -40,8 +40,8 @@ def zoo(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from avsal.zoo.registry import default_checkpoint, list_checkpoints
-    from avsal.zoo.tables import checkpoint_table, recommended_table, status_legend
+    from avsal.checkpoints.registry import default_checkpoint
+    from avsal.zoo.tables import checkpoint_table, list_checkpoints, recommended_table, status_legend
 
     chosen = list_checkpoints(model=args.model, data=args.data, task=args.task, recommended=args.recommended)
     if args.json:
@@ -71,8 +71,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from avsal.checkpoints.registry import read_registry, registry_path
     from avsal.zoo.check import check_entry, reach
-    from avsal.zoo.registry import read_registry, registry_path
 
     path = args.file or registry_path()
     registry = read_registry(path)
@@ -107,7 +107,7 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Run `avsal info`."""
-    from avsal.zoo.describe import describe_name
+    from avsal.zoo.show import describe_name
 
     _console(140).print(describe_name(args.name, settings(args.set)), highlight=False)
     return 0

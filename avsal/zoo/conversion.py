@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avsal.checkpoints.file import read_pickle, read_safetensors
 from avsal.errors import DataError, WeightsError
 from avsal.nn.motion import CAFFE2
 from avsal.npy import read_npy
-from avsal.zoo.store import read_pickle, read_safetensors
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule

@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from avsal.checkpoints.cache import packaged_path
+from avsal.checkpoints.file import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    build,
+    read_checkpoint,
+    read_config,
+    read_safetensors,
+)
+from avsal.checkpoints.file import save_pretrained as save_pretrained
+from avsal.checkpoints.hub import fetch_from_hub
+from avsal.checkpoints.registry import Checkpoint, HubSource, PackagedSource, entries, find
+from avsal.checkpoints.registry import register as register
+from avsal.checkpoints.words import all_failed, describe
 from avsal.errors import AvsalError, WeightsError
 from avsal.files import cache_folder, locked, redact, sha256_of
 from avsal.nn.state import check_finite
-from avsal.zoo.cache import packaged_path
 from avsal.zoo.conversion import convert_backbone
-from avsal.zoo.hub import fetch_from_hub
 from avsal.zoo.origins import Access, Loaded, converted, load_origin
-from avsal.zoo.registry import Checkpoint, HubSource, PackagedSource, entries, find
-from avsal.zoo.store import CONFIG_FILE, WEIGHTS_FILE, build, read_checkpoint, read_config, read_safetensors
-from avsal.zoo.words import all_failed, describe
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
@@ -69,7 +78,7 @@ def from_pretrained(
             an entry holds NaN or infinite values, or the entries do not fit the module.
     """
     access = Access(cache_folder(cache_dir), local_files_only, force_download, token)
-    from avsal.results import weights_hash
+    from avsal.evaluation.results import weights_hash
 
     loaded = load_checkpoint(source, access, revision)
     module: nn.Module

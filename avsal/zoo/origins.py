@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 
 import avsal
-from avsal.downloads import extract_member, is_archive
-from avsal.errors import WeightsError
-from avsal.files import Partial, cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
-from avsal.zoo.cache import Fetched, conversion_folder, fingerprint, offline
-from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
-from avsal.zoo.hub import fetch_from_hub, hub_files
-from avsal.zoo.registry import (
+from avsal.checkpoints.cache import Fetched, conversion_folder, fingerprint, offline
+from avsal.checkpoints.file import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    config_of,
+    read_config,
+    read_safetensors,
+    write_checkpoint,
+)
+from avsal.checkpoints.hub import fetch_from_hub, hub_files
+from avsal.checkpoints.registry import (
     Checkpoint,
     HubOrigin,
     InstalledOrigin,
@@ -30,15 +34,11 @@ from avsal.zoo.registry import (
     UrlOrigin,
     find,
 )
-from avsal.zoo.store import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    config_of,
-    read_config,
-    read_safetensors,
-    write_checkpoint,
-)
-from avsal.zoo.web import choose, fetch_url, forget_url, release_asset
+from avsal.checkpoints.web import choose, fetch_url, forget_url, release_asset
+from avsal.downloads import extract_member, is_archive
+from avsal.errors import WeightsError
+from avsal.files import Partial, cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
+from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
 
 logger = logging.getLogger("avsal.zoo")
 

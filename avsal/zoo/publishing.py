@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from avsal.checkpoints.file import build, config_of, write_checkpoint
+from avsal.checkpoints.hub import explain, is_transport, keep_hub_secrets
+from avsal.checkpoints.registry import Licence, Scores, entries
 from avsal.errors import WeightsError
 from avsal.files import cache_folder, sha256_of
 from avsal.zoo.card import Facts, facts_of, model_card
-from avsal.zoo.hub import explain, is_transport, keep_hub_secrets
 from avsal.zoo.load import fill, load_checkpoint
 from avsal.zoo.origins import Access, Loaded
-from avsal.zoo.registry import Licence, Scores, entries
-from avsal.zoo.store import build, config_of, write_checkpoint
 
 if TYPE_CHECKING:
+    from avsal.evaluation.results import Checkpoint as Weights
     from avsal.models.base import SaliencyModule
-    from avsal.results import Checkpoint as Weights
 
 CARD_FILE = "README.md"
 #: How cards write the names of metrics; the others stay as results files have them.
@@ -119,7 +119,7 @@ def _write(
 
 def _weights(source: Any, loaded: Loaded) -> Weights:
     """Return what results call the weights that are published: by their file, and by the entries of their module."""
-    from avsal.results import Checkpoint, weights_hash
+    from avsal.evaluation.results import Checkpoint, weights_hash
 
     module = (
         source if isinstance(source, torch.nn.Module) else fill(build(loaded.config, loaded.where), loaded)
@@ -129,7 +129,7 @@ def _weights(source: Any, loaded: Loaded) -> Weights:
 
 def _scores(item: str | os.PathLike[str], weights: Weights | None) -> Scores:
     """Return the scores in a results file, if they are those of the weights that are published."""
-    from avsal.results import Results
+    from avsal.evaluation.results import Results
 
     result = Results.read(Path(item))
     tested = result.checkpoint
@@ -201,7 +201,7 @@ def _task(config: Mapping[str, Any]) -> str:
 
 
 def _input(config: Mapping[str, Any]) -> str:
-    from avsal.zoo.words import input_line
+    from avsal.checkpoints.words import input_line
 
     return input_line(build(config, "the checkpoint").spec)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from avsal.zoo.cache import is_cached
-from avsal.zoo.registry import STATUS, Checkpoint
+from avsal.checkpoints.cache import is_cached
+from avsal.checkpoints.registry import STATUS, Checkpoint, entries
+from avsal.errors import plain
 
 
 def human_size(size: int | None) -> str:
@@ -96,3 +97,47 @@ def as_text(table: RenderableType, width: int = 160) -> str:
 def status_legend() -> str:
     """Return what the words of the status column mean."""
     return "\n".join(f"  {name}: {text}" for name, text in {"cached": "on this machine", **STATUS}.items())
+
+
+class CheckpointList(Mapping[str, Checkpoint]):
+    """Entries by name; it prints as a table."""
+
+    def __init__(self, chosen: Mapping[str, Checkpoint]) -> None:
+        self._chosen = dict(chosen)
+
+    def __getitem__(self, name: str) -> Checkpoint:
+        return self._chosen[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __repr__(self) -> str:
+        return as_text(checkpoint_table(self._chosen.values()))
+
+
+def list_checkpoints(
+    *, model: str | None = None, data: str | None = None, task: str | None = None, recommended: bool = False
+) -> CheckpointList:
+    """Return the registry's entries by name; the result prints as a table.
+
+    Args:
+        model: only this model's, such as "stavis".
+        data: only those trained on, or with numbers for, this data set, such as "DIEM".
+            Names match without regard to case and hyphens.
+        task: "saliency", "gaze-anticipation", "gaze-estimation" or "backbone".
+        recommended: only those that avsal recommends for a job (`recommended_for`).
+    """
+
+    def fits(entry: Checkpoint) -> bool:
+        sets = {*entry.data, *(scores.data for scores in (*entry.published, *entry.measured))}
+        return (
+            (not recommended or entry.recommended_for is not None)
+            and (model is None or plain(entry.model) == plain(model))
+            and (task is None or plain(entry.task) == plain(task))
+            and (data is None or plain(data) in {plain(name) for name in sets})
+        )
+
+    return CheckpointList({name: entry for name, entry in entries().items() if fits(entry)})

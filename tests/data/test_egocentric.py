@@ -21,7 +21,7 @@ from avsal.data.gaze.tables import GazeTable
 from avsal.data.gaze.targets import crop_gaze, gaze_density, offset_range, place_gaze
 from avsal.data.sets.egocentric import AriaGazeDataModule, Ego4DGazeDataModule, GazeDataModule
 from avsal.errors import ConfigError, DataError
-from avsal.inference import predict_video
+from avsal.inference.video import predict_video
 from avsal.models.csts import CSTS, CSTSModule
 from avsal.types import ClipSpec
 from tests.media import frame_number, tone, write_clip
@@ -718,7 +718,7 @@ def test_swapped_sound_is_that_of_another_recording(ego4d: Path, tmp_path: Path)
 
 
 def test_an_evaluation_with_other_sound_lets_the_data_set_swap_it(ego4d: Path, tmp_path: Path) -> None:
-    from avsal.evaluation import evaluate
+    from avsal.evaluation.testing import evaluate
 
     for name in ("full_scale.gaze", "gaze", "missing_audio"):
         (tmp_path / name).symlink_to(ego4d / name)

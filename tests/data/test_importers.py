@@ -691,7 +691,7 @@ def test_the_module_the_commands_and_the_reader_take_the_same_options() -> None:
 
     from avsal.data.commands import add_arguments as data_arguments
     from avsal.data.gaze import options
-    from avsal.predict import add_arguments as predict_arguments
+    from avsal.inference.files import add_arguments as predict_arguments
 
     names = set(options.HELP)
     assert names == set(Reading.__dataclass_fields__)

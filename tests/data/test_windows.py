@@ -23,7 +23,7 @@ from avsal.data.windows import (
     window_at,
 )
 from avsal.errors import DataError
-from avsal.inference import predict_video
+from avsal.inference.video import predict_video
 from avsal.models.base import SaliencyModule, SaliencyNetwork
 from avsal.types import AudioSpec, ClipSpec
 from tests.media import frame_number, tone, write_clip

@@ -15,7 +15,7 @@ from avsal.models.caspnet import VARIANTS, CASPNet, CASPNetModule
 from avsal.nn.cost import count
 from avsal.nn.s3d import S3DFeatures
 from avsal.types import Batch, SaliencyOutput
-from avsal.zoo.describe import _variants
+from avsal.zoo.show import _variants
 from benchmarks.aspp_attention import arithmetic
 
 TINY: dict[str, Any] = {

@@ -590,8 +590,8 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: 
 
 def test_predicted_gaze_is_drawn_where_it_is_in_the_uncropped_picture(tmp_path: Path) -> None:
     """The network sees the middle square of a wide picture; results are told in shares of the whole picture."""
-    from avsal.inference import VideoPrediction
-    from avsal.overlay import Artist
+    from avsal.inference.overlay import Artist
+    from avsal.inference.video import VideoPrediction
     from tests.media import write_clip
 
     path = write_clip(tmp_path / "wide.mp4", frames=3, fps=30, height=64, width=128)
@@ -635,8 +635,8 @@ def test_a_clip_longer_than_what_is_seen_of_a_segment_is_refused(task: Any, timi
 
 def test_predict_writes_the_correlation_maps_and_draws_past_gaze(tmp_path: Path) -> None:
     from avsal.errors import DataError
+    from avsal.inference.files import Settings, predict_files
     from avsal.io.video import VideoStream
-    from avsal.predict import Settings, predict_files
     from tests.media import tone, write_clip
 
     path = write_clip(tmp_path / "walk.mp4", frames=12, fps=30, height=64, width=64, sound=tone(0.4))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from avsal.errors import ConfigError
-from avsal.inference import FrameMap, VideoPrediction
+from avsal.inference.files import Settings, predict_files
+from avsal.inference.video import FrameMap, VideoPrediction
 from avsal.io.render import VideoWriter
 from avsal.models.speaker import GATE, SpeakerGate, SpeakerModule
 from avsal.nn.speakers import DELAY
-from avsal.predict import Settings, predict_files
 from tests.media import tone, write_clip
 from tests.nn.test_speakers import GOLDEN, SQUARE, Squares, shot
 

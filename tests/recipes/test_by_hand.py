@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avsal.data import DIEMDataModule
-from avsal.evaluation import test_metric as metric_of
+from avsal.evaluation.testing import test_metric as metric_of
 from avsal.models import create_model
 from avsal.nn.waveform import windowed_excerpt
 from avsal.types import SaliencyOutput

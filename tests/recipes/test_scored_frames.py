@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import correlate1d
 from torch.nn import functional as F
 
-from avsal.evaluation import test_metric as metric_of
+from avsal.evaluation.testing import test_metric as metric_of
 from avsal.metrics import SaliencyMetrics
 from avsal.models import create_model
 from avsal.models.base import SaliencyModule

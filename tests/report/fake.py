@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from avsal.evaluation.results import Checkpoint, Cost, Data, Hardware, Results
 from avsal.metrics.conventions import Conventions
-from avsal.results import Checkpoint, Cost, Data, Hardware, Results
 
 METRICS = ("cc", "nss", "auc_judd", "sauc", "sim")
 #: Test videos of each fold, as many as in the real sets' order of magnitude.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from avsal.errors import DataError
+from avsal.evaluation.results import Failure
 from avsal.report.measured import board
 from avsal.report.papers import SYSTEMS, TABLES, system_of
 from avsal.report.published import SIX, cells
 from avsal.report.tables import leaderboard
-from avsal.results import Failure
 from tests.report.fake import METRICS, VIDEOS, results, write
 
 
@@ -323,7 +323,7 @@ def test_a_file_without_cost_gets_the_size_of_its_architecture(tmp_path: Path) -
 
 
 def test_every_registry_checkpoint_of_a_paper_belongs_to_one_of_its_systems() -> None:
-    from avsal.zoo.registry import entries
+    from avsal.checkpoints.registry import entries
 
     named = {system_of(name, None, {}) for name, e in entries().items() if e.published and e.model != "isp"}
     assert {s.name for s in named if s} >= {
@@ -342,9 +342,9 @@ def test_every_registry_checkpoint_of_a_paper_belongs_to_one_of_its_systems() ->
 
 def test_published_rows_agree_with_the_registry() -> None:
     """Two files hold the papers' numbers; they were typed independently."""
+    from avsal.checkpoints.registry import entries
     from avsal.report.published import METRICS as LABELS
     from avsal.report.published import PERCENT
-    from avsal.zoo.registry import entries
 
     compared = 0
     for name, entry in entries().items():

@@ -493,7 +493,7 @@ def test_every_table_runs_on_miniature_data_and_is_printed_as_in_the_paper(
     assert bool(drawn) == any(n[0] == "F" for n in PRINTED[paper][2].split())
     # Once more: nothing is trained or tested again, and the same is printed.
     monkeypatch.setattr(Training, "run", None)
-    monkeypatch.setattr("avsal.evaluation.evaluate", None)
+    monkeypatch.setattr("avsal.evaluation.testing.evaluate", None)
     again, said_again = run(commands[:3])
     assert again == {name: page[name] for name in again}
     assert "training " not in said_again

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avsal.evaluation.results import Results
 from avsal.report.measured import board
 from avsal.report.statistics import resamples
 from avsal.report.synthav import synthav_tables
-from avsal.results import Results
 from tests.report.fake import results, write
 
 STEPS, VIDEOS = 3, 8

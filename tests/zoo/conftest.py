@@ -16,8 +16,8 @@ import yaml
 from torch import Tensor
 
 from avsal import downloads
+from avsal.checkpoints import registry, web
 from avsal.models.stavis import STAViSModule, authors_name
-from avsal.zoo import registry, web
 from tests.zoo.hub_server import HubServer
 
 GOLDEN = Path(__file__).parent.parent / "golden"

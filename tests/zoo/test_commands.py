@@ -7,11 +7,11 @@ import re
 import pytest
 import yaml
 
+from avsal.checkpoints.registry import default_checkpoint
 from avsal.cli import main
 from avsal.zoo import list_checkpoints, save_pretrained
-from avsal.zoo.registry import default_checkpoint
+from tests.checkpoints.test_registry import PAGE
 from tests.zoo.conftest import CITATION, entry
-from tests.zoo.test_registry import PAGE
 
 
 def test_zoo_list_prints_a_table_with_its_legend(cache, capsys):

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from avsal.checkpoints.file import read_pickle
 from avsal.downloads import extract_member
 from avsal.errors import ConfigError, WeightsError
 from avsal.nn.soundnet import SoundNet
 from avsal.zoo import convert_backbone, from_pretrained, load_state, register
 from avsal.zoo.commands import COMMANDS
-from avsal.zoo.store import read_pickle
 from tests.zoo.conftest import TINY, same
 from tests.zoo.hub_server import sha256
 

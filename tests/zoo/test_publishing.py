@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
+from avsal.checkpoints.registry import Scores
 from avsal.errors import ConfigError, WeightsError
+from avsal.evaluation.results import Results, weights_hash
 from avsal.models.stavis import STAViSModule
-from avsal.results import Results, weights_hash
 from avsal.zoo import from_pretrained, publish, save_pretrained
-from avsal.zoo.registry import Scores
 from tests.zoo.conftest import TOKEN, same
 from tests.zoo.hub_server import sha256
 

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from avsal import evaluate
-from avsal.data.predictions import Predictions
 from avsal.errors import AvsalError, DataError
-from avsal.evaluate import write_csv
+from avsal.evaluation import maps as evaluate
+from avsal.evaluation.maps import write_csv
+from avsal.evaluation.pairs import Predictions
+from avsal.evaluation.results import Data, Results
 from avsal.metrics import SaliencyMetrics, fixation_points, video_negatives
-from avsal.results import Data, Results
 from tests.metrics.test_crowdsal import public_scores, stream_scores
 
 SIZE = (24, 40)
@@ -342,7 +342,7 @@ def test_clips_that_do_not_fit_are_reported(tmp_path: Path) -> None:
 def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
     """The centre prior's maps, written by hand, against the same baseline in the test loop on the same files."""
     from avsal.data import AVADDataModule
-    from avsal.evaluation import evaluate as test
+    from avsal.evaluation.testing import evaluate as test
     from avsal.models.baselines import BaselineModule
     from avsal.report.records import Record, read
 

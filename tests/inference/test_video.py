@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from avsal.errors import ConfigError, MediaError, WeightsError
-from avsal.inference import predict_video
+from avsal.inference.video import predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream
 from avsal.models.base import SaliencyModule, SaliencyNetwork
@@ -215,7 +215,7 @@ def test_the_ring_is_bounded_where_frames_are_denser_than_the_rate_says(
     # 200 frames in a burst, then one after 300 s: 0.66 frames per second on average, so a window spans 24 s.
     times = [n * 0.002 for n in range(200)] + [300.0]
     path = write_clip(tmp_path / "burst.mkv", frames=201, times=times)
-    monkeypatch.setattr("avsal.inference._RING_BYTES", 40 * 4 * 3 * HEIGHT * WIDTH)
+    monkeypatch.setattr("avsal.inference.video._RING_BYTES", 40 * 4 * 3 * HEIGHT * WIDTH)
     module = RecorderModule()
     prediction = predict_video(module, path)
     longest = 0
@@ -233,7 +233,7 @@ def test_the_ring_is_bounded_where_frames_are_denser_than_the_rate_says(
 def test_no_more_pictures_are_held_than_wait_for_their_maps(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avsal.inference._IMAGE_BYTES", 9 * 3 * HEIGHT * WIDTH)
+    monkeypatch.setattr("avsal.inference.video._IMAGE_BYTES", 9 * 3 * HEIGHT * WIDTH)
     prediction = predict_video(RecorderModule(), clip, keep_images=True)
     held = []
     for result in prediction:

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 import avsal
+from avsal.checkpoints import registry
+from avsal.checkpoints.registry import entries, read_registry, registry_path
 from avsal.errors import ConfigError, WeightsError
-from avsal.zoo import list_checkpoints, register, registry
+from avsal.zoo import list_checkpoints, register
 from avsal.zoo.check import check_entry
-from avsal.zoo.registry import entries, read_registry, registry_path
 from tests.zoo.conftest import CITATION, entry
 
 PAGE = {"kind": "page", "url": "https://example.org", "how": "take the file from there"}
@@ -202,8 +203,6 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
 
 def test_data_sets_and_models_match_without_regard_to_case_and_hyphens():
     for word in ("hevc33", "HEVC-33", "hevc_33"):
-        assert "stavis-tiny-visual-hevc33" in registry.list_checkpoints(data=word)
-    assert (
-        registry.list_checkpoints(model="STAViS").keys() == registry.list_checkpoints(model="stavis").keys()
-    )
-    assert list(registry.list_checkpoints(task="Gaze Anticipation"))
+        assert "stavis-tiny-visual-hevc33" in list_checkpoints(data=word)
+    assert list_checkpoints(model="STAViS").keys() == registry.list_checkpoints(model="stavis").keys()
+    assert list(list_checkpoints(task="Gaze Anticipation"))

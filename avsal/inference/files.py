@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def advice(checkpoint: str, path: Path) -> str | None:
     """Return one line for who runs a checkpoint of generated clips (SynthAV) on another video, else None."""
-    from avsal.zoo.registry import default_checkpoint, entries
+    from avsal.checkpoints.registry import default_checkpoint, entries
 
     entry = entries().get(checkpoint)
     if entry is None or entry.data != ["SynthAV"] or path.parent.name.startswith("SynthAV_"):
@@ -127,7 +127,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--alpha {args.alpha} must lie between 0 and 1.")
     if args.batch_size < 1 or args.stride < 1:
         raise ConfigError(f"--batch-size {args.batch_size} and --stride {args.stride} must be at least 1.")
-    from avsal.zoo.registry import default_checkpoint
+    from avsal.checkpoints.registry import default_checkpoint
 
     paths = expand(args.inputs)
     pictures = bool(paths) and all(_is_picture(path) for path in paths)
@@ -260,7 +260,7 @@ def weights_sha256(checkpoint: str) -> str | None:
         path = path / "model.safetensors"
     if path.is_file():
         return sha256_of(path)
-    from avsal.zoo.registry import entries
+    from avsal.checkpoints.registry import entries
 
     entry = entries().get(checkpoint)
     sources = entry.sources if entry is not None else []
@@ -443,8 +443,8 @@ def _write(
     gaze: Path | None,
 ) -> dict[str, Any]:
     """Run one file through the model and write everything but the summary, which is returned."""
-    from avsal.inference import VideoPrediction
-    from avsal.overlay import Artist
+    from avsal.inference.overlay import Artist
+    from avsal.inference.video import VideoPrediction
 
     _check_extras(module, settings)
     still = _is_picture(path)
@@ -576,7 +576,7 @@ def _gaze(
 
 def _drawn(points: np.ndarray, times: np.ndarray) -> int:
     """Count the samples inside the picture that are seen in at least one of the frames at `times` (ascending)."""
-    from avsal.overlay import TRAIL
+    from avsal.inference.overlay import TRAIL
 
     inside = ((points[:, 1:] >= 0) & (points[:, 1:] <= 1)).all(1)
     first = np.append(times, np.inf)[

@@ -303,7 +303,7 @@ def fingerprint(names: Mapping[str, Any]) -> str:
 
 def git_state(folder: Path | None = None) -> GitState | None:
     """Return the commit of the source tree that avsal is imported from; None outside a checkout."""
-    folder = folder or Path(__file__).resolve().parents[1]
+    folder = folder or Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     answers = []
@@ -381,7 +381,7 @@ def checkpoint_of(module: SaliencyModule, file: str | Path | None = None) -> Che
     """
     weights = weights_hash(module)
     if file is not None and Path(file).is_file():
-        from avsal.zoo.store import read_pickle
+        from avsal.checkpoints.file import read_pickle
 
         # The sum first: a file that is replaced in between does not have the entries then.
         sha256 = sha256_of(Path(file))

@@ -17,11 +17,12 @@ import torch
 from safetensors import safe_open
 
 import avsal
+from avsal.checkpoints import registry
+from avsal.checkpoints.file import read_pickle, write_checkpoint
+from avsal.checkpoints.registry import Checkpoint
 from avsal.errors import WeightsError
 from avsal.models.stavis import STAViSModule
-from avsal.zoo import from_pretrained, load_state, registry, save_pretrained
-from avsal.zoo.registry import Checkpoint
-from avsal.zoo.store import read_pickle, write_checkpoint
+from avsal.zoo import from_pretrained, load_state, save_pretrained
 from tests.zoo.conftest import entry, same
 from tests.zoo.hub_server import sha256
 
@@ -85,7 +86,7 @@ def test_entries_that_do_not_fit_are_named(module, tmp_path, caplog):
     state = load_state(folder)
     value = state.pop("network.fuse.bias")
     state["network.stranger"] = value
-    from avsal.zoo.store import write_checkpoint
+    from avsal.checkpoints.file import write_checkpoint
 
     broken = write_checkpoint(tmp_path / "broken", state, config)
     with pytest.raises(
@@ -108,7 +109,7 @@ def test_entries_that_do_not_fit_are_named(module, tmp_path, caplog):
     ],
 )
 def test_a_configuration_of_another_avsal_is_told(module, tmp_path, change, words):
-    from avsal.zoo.store import write_checkpoint
+    from avsal.checkpoints.file import write_checkpoint
 
     config = {**json.loads((save_pretrained(module, tmp_path / "a") / "config.json").read_text()), **change}
     broken = write_checkpoint(tmp_path / "b", module.state_dict(), config)
@@ -151,7 +152,7 @@ def test_a_packaged_file_is_loaded_without_cache_or_network(module, tmp_path, mo
     monkeypatch.setattr(
         registry, "_registered", {"tiny": (shipped, next(iter(registry._shipped().citations.values())))}
     )
-    monkeypatch.setattr("avsal.zoo.cache.files", lambda package: tmp_path)
+    monkeypatch.setattr("avsal.checkpoints.cache.files", lambda package: tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert same(avsal.from_pretrained("tiny"), module)
     (folder / "model.safetensors").write_bytes(content[:-1] + b"?")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from avsal.checkpoints.registry import Checkpoint, HubSource, Origin, PackagedSource
 from avsal.files import cache_folder, read_json
-from avsal.zoo.registry import Checkpoint, HubSource, Origin, PackagedSource
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from avsal.errors import AvsalError, ConfigError, DataError
 if TYPE_CHECKING:
     import torch
 
-    from avsal.data.predictions import Pair, Predictions, Truth, TruthVideo
+    from avsal.evaluation.pairs import Pair, Predictions, Truth, TruthVideo
+    from avsal.evaluation.results import Checkpoint, Data, Results
     from avsal.metrics.conventions import Conventions, Preset
     from avsal.metrics.saliency import SaliencyMetrics
-    from avsal.results import Checkpoint, Data, Results
 
 _CARD = "cc,nss,auc_judd,sauc,sim"
 _PRESETS = ("default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream")
@@ -133,9 +133,9 @@ def main(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
     """Score everything and return the results, without writing them."""
-    from avsal.data.predictions import find_pairs
+    from avsal.evaluation.pairs import find_pairs
+    from avsal.evaluation.results import Data, Failure, Results, Stopwatch, fingerprint
     from avsal.metrics.saliency import SaliencyMetrics
-    from avsal.results import Data, Failure, Results, Stopwatch, fingerprint
 
     watch = Stopwatch()
     conventions = _conventions(args)
@@ -235,8 +235,8 @@ def write_csv(results: Results, path: Path) -> None:
 
 def _weights(source: str) -> Checkpoint:
     """Return what the weights behind the predictions are known by; of a name that avsal does not know, the name."""
+    from avsal.evaluation.results import Checkpoint, checkpoint_of
     from avsal.files import sha256_of
-    from avsal.results import Checkpoint, checkpoint_of
     from avsal.zoo import from_pretrained
 
     path = Path(source).expanduser()
@@ -290,7 +290,7 @@ class _Fold:
 
     def data(self, args: argparse.Namespace, names: list[str]) -> Data:
         """Return what `lightning test` writes about the same videos."""
-        from avsal.results import Data, file_fingerprint, fingerprint, with_parts
+        from avsal.evaluation.results import Data, file_fingerprint, fingerprint, with_parts
 
         files = {f"{self.name}/{n}": file_fingerprint(with_parts(args.ground_truth / n)) for n in names}
         return Data(
@@ -374,7 +374,7 @@ def _score_video(
     listed: _Fold | None = None,
 ) -> Outcome:
     """Score one video into a copy of the metric's state, which is kept only if the whole video went well."""
-    from avsal.data.predictions import Predictions
+    from avsal.evaluation.pairs import Predictions
 
     outcome = Outcome(pair.name)
     before = len(metric._keys)

@@ -7,7 +7,6 @@ ship with the package. `register` adds names from another file; a registry can n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -403,49 +402,3 @@ def _similar(name: str) -> list[str]:
     of_model = [n for n in models if plain(known[n].model) in wanted]
     holding = [n for n in (*models, *known) if word and word in plain(n)]
     return list(dict.fromkeys([*of_model, *holding, *nearest(name, models, 4), *nearest(name, known, 4)]))[:4]
-
-
-class CheckpointList(Mapping[str, Checkpoint]):
-    """Entries by name; it prints as a table."""
-
-    def __init__(self, chosen: Mapping[str, Checkpoint]) -> None:
-        self._chosen = dict(chosen)
-
-    def __getitem__(self, name: str) -> Checkpoint:
-        return self._chosen[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._chosen)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __repr__(self) -> str:
-        from avsal.zoo.tables import as_text, checkpoint_table
-
-        return as_text(checkpoint_table(self._chosen.values()))
-
-
-def list_checkpoints(
-    *, model: str | None = None, data: str | None = None, task: str | None = None, recommended: bool = False
-) -> CheckpointList:
-    """Return the registry's entries by name; the result prints as a table.
-
-    Args:
-        model: only this model's, such as "stavis".
-        data: only those trained on, or with numbers for, this data set, such as "DIEM".
-            Names match without regard to case and hyphens.
-        task: "saliency", "gaze-anticipation", "gaze-estimation" or "backbone".
-        recommended: only those that avsal recommends for a job (`recommended_for`).
-    """
-
-    def fits(entry: Checkpoint) -> bool:
-        sets = {*entry.data, *(scores.data for scores in (*entry.published, *entry.measured))}
-        return (
-            (not recommended or entry.recommended_for is not None)
-            and (model is None or plain(entry.model) == plain(model))
-            and (task is None or plain(entry.task) == plain(task))
-            and (data is None or plain(data) in {plain(name) for name in sets})
-        )
-
-    return CheckpointList({name: entry for name, entry in entries().items() if fits(entry)})

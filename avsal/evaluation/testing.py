@@ -26,10 +26,10 @@ from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.sets.egocentric import GazeDataModule
 from avsal.data.windows import VideoBatches
 from avsal.errors import ConfigError, DataError
+from avsal.evaluation.results import Checkpoint, Results, data_of, from_test, weights_hash
+from avsal.evaluation.shards import Collect, Shards, cost_of
 from avsal.files import explained
 from avsal.metrics.saliency import SaliencyMetrics
-from avsal.results import Checkpoint, Results, data_of, from_test, weights_hash
-from avsal.scorefiles import Collect, Shards, cost_of
 
 if TYPE_CHECKING:
     from avsal.data.items import VideoItem
@@ -66,7 +66,7 @@ def evaluate(
         trainer: arguments of Lightning's Trainer (`accelerator`, `devices`, `num_nodes`, `strategy`, …).
 
     Returns:
-        The results, and the scores of every frame (see `avsal.scorefiles.write_frames`); None on every process
+        The results, and the scores of every frame (see `avsal.evaluation.shards.write_frames`); None on every process
         but the first.
 
     Raises:

@@ -12,10 +12,10 @@ import urllib.error
 from collections.abc import Iterable
 from pathlib import Path
 
+from avsal.checkpoints.cache import Fetched, offline
 from avsal.downloads import download, fault_of, open_url, status_of
 from avsal.errors import WeightsError
 from avsal.files import locked, read_json, redact, safe_name, sha256_of, write_json
-from avsal.zoo.cache import Fetched, offline
 
 logger = logging.getLogger("avsal.zoo")
 

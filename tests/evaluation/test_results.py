@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avsal.errors import DataError
-from avsal.results import (
+from avsal.evaluation.results import (
     Checkpoint,
     Data,
     Failure,

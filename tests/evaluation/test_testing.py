@@ -20,11 +20,11 @@ from avsal.cli import main
 from avsal.data import SynthAVDataModule
 from avsal.data.items import VideoItem
 from avsal.errors import ConfigError, DataError
-from avsal.evaluation import evaluate, forget, swapped
+from avsal.evaluation.results import Results, weights_hash
+from avsal.evaluation.shards import Shards, frames_path, write_frames
+from avsal.evaluation.testing import evaluate, forget, swapped
 from avsal.metrics import SaliencyMetrics
 from avsal.models.baselines import BaselineModule
-from avsal.results import Results, weights_hash
-from avsal.scorefiles import Shards, frames_path, write_frames
 
 CPU = {"accelerator": "cpu", "devices": 1}
 
@@ -100,9 +100,9 @@ _TWO = """
 import sys
 import torch
 from pathlib import Path
-from avsal.evaluation import evaluate
-from avsal.scorefiles import write_frames
-from tests.test_evaluation import synthav, tiny
+from avsal.evaluation.testing import evaluate
+from avsal.evaluation.shards import write_frames
+from tests.evaluation.test_testing import synthav, tiny
 
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -133,7 +133,7 @@ def test_two_processes_give_what_one_gives(
     """Lightning starts the second process by running the script again; two tests run one after the other."""
     script = tmp_path / "two.py"
     script.write_text(_TWO)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     environment["AVSAL_RESULTS"] = str(tmp_path / "test")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
@@ -254,7 +254,7 @@ def test_every_video_hears_another_one_of_its_set() -> None:
 
 
 def test_swapped_sound_changes_what_the_network_hears_and_nothing_else(tmp_path: Path) -> None:
-    from avsal.evaluation import OtherSound
+    from avsal.evaluation.testing import OtherSound
 
     data = synthav(conditions=("congruent",))
     data.use_spec(tiny().spec)
@@ -276,8 +276,8 @@ def test_swapped_sound_changes_what_the_network_hears_and_nothing_else(tmp_path:
 def test_synthav_compares_models_twins_and_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from avsal.checkpoints.registry import entries
     from avsal.report import synthav as command
-    from avsal.zoo.registry import entries
 
     like = entries()["stavis-visual-fold1"]
     shipped = [like.model_copy(update={"name": name}) for name in ("tiny-av", "tiny-v")]
@@ -343,7 +343,7 @@ def layout(root: Path) -> None:
 def test_a_papers_table_is_run_over_all_folds_and_printed_beside_the_paper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from avsal.zoo import registry
+    from avsal.checkpoints import registry
 
     layout(tmp_path / "data")
     asked: list[str] = []
@@ -530,8 +530,8 @@ def test_videos_that_break_during_a_test_are_named_in_its_results(
 def test_videos_of_gaze_are_recordings_wherever_results_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from avsal.evaluation.results import from_test
     from avsal.metrics import GazeMetrics
-    from avsal.results import from_test
 
     class Recordings:
         """Four clips of two recordings, as the gaze sets list them."""
@@ -585,7 +585,7 @@ def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(
 def test_a_changed_annotation_is_other_data_and_is_tested_again(tmp_path: Path) -> None:
     import shutil
 
-    from avsal.results import data_of
+    from avsal.evaluation.results import data_of
 
     made = synthav(conditions=("silent",))
     made.prepare_data()

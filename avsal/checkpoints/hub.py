@@ -12,9 +12,9 @@ import os
 import re
 from pathlib import Path
 
+from avsal.checkpoints.cache import Fetched, offline
 from avsal.errors import WeightsError
 from avsal.files import keep_secret, locked, redact, sha256_of
-from avsal.zoo.cache import Fetched, offline
 
 logger = logging.getLogger("avsal.zoo")
 

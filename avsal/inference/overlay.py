@@ -17,7 +17,7 @@ from avsal.io._container import DECODE_ERRORS
 from avsal.io.render import NpyWriter, VideoWriter, draw_points, grey, overlay
 
 if TYPE_CHECKING:
-    from avsal.inference import FrameMap, VideoPrediction
+    from avsal.inference.video import FrameMap, VideoPrediction
 
 PAST, FUTURE = (255, 255, 255), (64, 224, 255)
 #: How long a past gaze point stays in the picture, in seconds.

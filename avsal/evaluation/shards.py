@@ -23,8 +23,8 @@ from avsal.files import writing
 from avsal.metrics.saliency import SaliencyMetrics
 
 if TYPE_CHECKING:
+    from avsal.evaluation.results import Cost
     from avsal.models.base import SaliencyModule
-    from avsal.results import Cost
 
 
 def states_of(metric: Metric) -> list[str]:
@@ -77,8 +77,8 @@ _COUNTED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 def cost_of(module: SaliencyModule, maps: int, spent: float) -> Cost | None:
     """Return a network's size, and its speed from maps and seconds; None for a map that is made of ground truth."""
-    from avsal.results import Cost
-    from avsal.zoo.describe import network_cost
+    from avsal.evaluation.results import Cost
+    from avsal.zoo.show import network_cost
 
     if module.network not in _COUNTED:  # one network is tested on several sets
         # The count runs on the processor, whatever the test ran on.

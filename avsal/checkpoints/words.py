@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from avsal.files import redact
-from avsal.types import ClipSpec
-from avsal.zoo import web
-from avsal.zoo.registry import (
+from avsal.checkpoints import web
+from avsal.checkpoints.registry import (
     Checkpoint,
     HubOrigin,
     HubSource,
@@ -17,6 +15,8 @@ from avsal.zoo.registry import (
     Source,
     UrlOrigin,
 )
+from avsal.files import redact
+from avsal.types import ClipSpec
 
 
 def describe(source: Source) -> str:

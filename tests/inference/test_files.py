@@ -23,18 +23,26 @@ import pytest
 import torch
 from PIL import Image
 
+from avsal.checkpoints.registry import default_checkpoint
 from avsal.cli import main as avsal
 from avsal.data.frames import FramePreprocessor
 from avsal.errors import DataError
-from avsal.inference import predict_video
+from avsal.inference.files import (
+    Settings,
+    _gaze,
+    advice,
+    expand,
+    predict_files,
+    result_folders,
+    weights_sha256,
+)
+from avsal.inference.overlay import Artist
+from avsal.inference.video import predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream, probe
 from avsal.models import create_model
 from avsal.models.base import SaliencyModule
-from avsal.overlay import Artist
-from avsal.predict import Settings, _gaze, advice, expand, predict_files, result_folders, weights_sha256
 from avsal.zoo import from_pretrained, save_pretrained
-from avsal.zoo.registry import default_checkpoint
 from tests.media import cut, frame_number, picture, tone, write_clip
 
 Run = Callable[..., int]
@@ -356,7 +364,7 @@ def test_a_rotated_video_is_upright_in_every_result(run: Run, tmp_path: Path, ro
     assert np.abs(np.stack(images).astype(int) - np.stack(upright)).mean() < 3
 
 
-MEDIA = Path(__file__).parent / "io" / "media"
+MEDIA = Path(__file__).parents[1] / "io" / "media"
 
 
 @pytest.mark.parametrize(
@@ -618,7 +626,7 @@ def test_options_for_videos_are_told_where_the_input_is_a_picture(
 KILLED = """
     import sys, time
     import torch
-    from avsal.overlay import Artist
+    from avsal.inference.overlay import Artist
     torch.set_num_threads(1)
     add, count = Artist.add, 0
 

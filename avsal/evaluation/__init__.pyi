@@ -1,0 +1,4 @@
+"""What `avsal.evaluation` offers, with its types; `__init__.py` imports each name on first use."""
+
+from .results import Results as Results
+from .testing import evaluate as evaluate

@@ -204,5 +204,5 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
 def test_data_sets_and_models_match_without_regard_to_case_and_hyphens():
     for word in ("hevc33", "HEVC-33", "hevc_33"):
         assert "stavis-tiny-visual-hevc33" in list_checkpoints(data=word)
-    assert list_checkpoints(model="STAViS").keys() == registry.list_checkpoints(model="stavis").keys()
+    assert list_checkpoints(model="STAViS").keys() == list_checkpoints(model="stavis").keys()
     assert list(list_checkpoints(task="Gaze Anticipation"))

@@ -92,7 +92,8 @@ class ClipSpec:
         training_targets: whose ground truth a training clip gets: "plain" is that of the frame `target`, its
             fixations moved to the cells of the network's grid; "stavis" does as STAViS's loader: the frame whose
             number is the median of the clip's (counted from 1), rounded to even where it lies between two, and the
-            cells that its fixation image reaches when it is resized, by way of `via`, with antialiasing.
+            cells that its fixation image reaches when it is resized, by way of `via`, with antialiasing. Its clips
+            are drawn as there, too: never at a segment's last position, and a last segment that is too short repeats.
         audio: the sound around the clip, None for networks that do not hear.
     """
 

@@ -120,7 +120,9 @@ def scored_frames(spec: ClipSpec, count: int, coverage: Coverage = "full", strid
     return range(min(first, count - 1), count, stride)
 
 
-def segments(count: int, span: int, segment: int | None = SEGMENT) -> list[tuple[int, int]]:
+def segments(
+    count: int, span: int, segment: int | None = SEGMENT, *, short: bool = False
+) -> list[tuple[int, int]]:
     """Return the (begin, end) of the training segments of a video.
 
     Neighbours overlap by one clip. A last piece that is not longer than a clip lies inside its neighbour already
@@ -130,11 +132,12 @@ def segments(count: int, span: int, segment: int | None = SEGMENT) -> list[tuple
         count: frames of the video.
         span: frames that one clip covers.
         segment: frames of a segment.
+        short: keep a last piece of two frames or more, as STAViS's loader does.
     """
     if segment is None or count <= span:
         return [(0, count)]
     length = max(segment, span + 1)
-    starts = range(0, max(count - span, 1), length - span)
+    starts = range(0, max(count - (1 if short else span), 1), length - span)
     return [(start, min(start + length, count)) for start in starts]
 
 
@@ -375,16 +378,16 @@ class TrainingClips(Dataset[Sample]):
             spec = replace(spec, resize="stretch")
         self.items, self.spec, self.seed, self.flip, self.first_id = list(items), spec, seed, flip, first_id
         self.segment = segment
+        self._sampling = Sampling(spec, training=True)
         numbers = [len(self._segments(item)) for item in self.items]
         self._ends = np.cumsum(numbers, dtype=np.int64)
         self._open = OpenItems(self.items, keep=keep_open, rate=_rate(spec), sound=spec.audio is not None)
-        self._sampling = Sampling(spec, training=True)
 
     def _segments(self, item: VideoItem) -> list[tuple[int, int]]:
         assert item.frames is not None
         assert item.fps is not None
         before, _, ahead = reach(self.spec, item.fps)
-        return segments(item.frames, before + ahead + 1, self.segment)
+        return segments(item.frames, before + ahead + 1, self.segment, short=self._sampling.stavis)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -410,11 +413,16 @@ class TrainingClips(Dataset[Sample]):
         spec, fps, count = self.spec, float(opened.item.fps or 25.0), opened.count
         times = opened.frames.times
         before, _, ahead = reach(spec, fps)
-        low, high = begin + before, max(end - ahead, begin + before + 1)
+        # STAViS's loader never draws a segment's last position, and repeats the frames of a segment that is too short.
+        stavis = self._sampling.stavis
+        low, high = begin + before, max(end - ahead - (1 if stavis else 0), begin + before + 1)
         window, truth = None, {}
         for _ in range(REDRAWS):
-            target = min(int(random.integers(low, high)), count - 1)
-            window = window_at(spec, target, count, times, fps)
+            target = int(random.integers(low, high))
+            if stavis:
+                window = window_at(spec, min(target, count - 1 + before), end, times, fps, "authors")
+            else:
+                window = window_at(spec, min(target, count - 1), count, times, fps)
             # Loaders that cut the sound at the file's ends in test do so in training.
             window = replace(window, clip_sound=spec.authors_coverage != "clamp")
             frames, inside = self._sampling.targets(window, times, count)

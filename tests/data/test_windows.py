@@ -81,6 +81,26 @@ def test_segments_follow_the_papers():
         assert covered == set(range(count))
 
 
+def test_stavis_keeps_last_segments_of_two_frames_or_more():
+    """Its loader counts range(1, frames, 74) from 1."""
+    assert segments(385, 16, short=True) == [
+        (0, 90),
+        (74, 164),
+        (148, 238),
+        (222, 312),
+        (296, 385),
+        (370, 385),
+    ]
+    assert segments(75, 16, short=True) == [(0, 75)]
+    assert segments(76, 16, short=True) == [(0, 76), (74, 76)]
+    assert segments(10, 16, short=True) == [(0, 10)]
+    assert segments(1, 16, short=True) == [(0, 1)]
+    for count in range(2, 400):
+        starts = range(1, count, 74)
+        expected = [(j - 1, min(count + 1, j + 90) - 1) for j in starts]
+        assert segments(count, 16, short=True) == expected
+
+
 def test_scored_frames_follow_the_coverage():
     cyclic = replace(SPEC, authors_coverage="cyclic")
     assert scored_frames(cyclic, 100, "authors") == range(8, 100)
@@ -127,6 +147,43 @@ def test_a_training_clip_is_its_frames_its_sound_and_its_map(clip):
         truth = np.where(t >= 0, np.sin(2 * np.pi * (200 + 100 * t) * t) / 2, 0)
         assert np.corrcoef(sample["audio"].numpy()[500:-500], truth[500:-500])[0, 1] > 0.95
         np.testing.assert_allclose(sample["frame_times"], (160 + 320 * np.arange(16)) / 8000)
+
+
+def test_stavis_draws_no_last_position_and_repeats_a_segment_that_is_too_short(clip):
+    """A segment of n frames begins its clips at 0 to max(0, n - 17); values worked out by hand."""
+    stavis = replace(SPEC, training_targets="stavis", authors_coverage="cyclic")
+    data = TrainingClips(
+        [item(clip)], stavis, flip=0.0, segment=24
+    )  # (0, 24), (8, 32), ..., (88, 100), (96, 100)
+    assert len(data) == 13
+
+    def starts(data: TrainingClips, index: int) -> set[int]:
+        shown = [numbers(data[epoch, index]["video"]) for epoch in range(80)]
+        assert all(frames == list(range(frames[0], frames[0] + 16)) for frames in shown)
+        return {frames[0] for frames in shown}
+
+    assert starts(data, 0) == set(range(8))
+    assert starts(data, 10) == {80, 81, 82, 83}
+    plain = TrainingClips([item(clip)], SPEC, flip=0.0, segment=24)
+    assert starts(plain, 0) == set(range(9))
+    for epoch in range(3):
+        twelve, four = data[epoch, 11], data[epoch, 12]
+        assert numbers(twelve["video"]) == [*range(88, 100), 88, 89, 90, 91]
+        assert numbers(four["video"]) == [96, 97, 98, 99] * 4
+        # Numbers from 1, sorted: the 8th and 9th of 89 89 90 90 91 91 92 92 93 ... are 92 and 93; of 97 (4 times),
+        # 98, 99, 100 they are 98 and 99. The median goes to the even neighbour.
+        assert (twelve["frame"].tolist(), four["frame"].tolist()) == ([91], [97])
+        assert len(twelve["audio"]) == 12 * 320 + 1
+        assert len(four["audio"]) == 4 * 320 + 1
+
+
+def test_a_video_shorter_than_its_list_says_still_gives_stavis_clips(clip):
+    stavis = replace(SPEC, training_targets="stavis", authors_coverage="cyclic")
+    data = TrainingClips([item(clip, frames=140)], stavis, flip=0.0, segment=24, strict=True)
+    for index in range(len(data)):
+        shown = numbers(data[0, index]["video"])
+        assert len(shown) == 16
+        assert max(shown) <= 99
 
 
 def test_frames_maps_and_fixations_are_flipped_together(clip):

@@ -127,7 +127,7 @@ def rate(load: Callable[[tuple[int, int]], object], keys: list[tuple[int, int]])
 
 def indexing(count: int, root: Path) -> dict[str, float]:
     """Return the seconds to index `count` files whose numbers of frames are remembered, and to plan their clips."""
-    from avsal.data.windows import TrainingClips
+    from avsal.data.clips import TrainingClips
 
     files = []
     for k in range(count):

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from avsal import from_pretrained
 from avsal.data import SynthAVDataModule
+from avsal.data.clips import VideoBatches
 from avsal.data.synthetic import FPS
-from avsal.data.windows import VideoBatches
 from avsal.evaluation.testing import swapped
 from avsal.models.base import SaliencyModule
 from avsal.report.statistics import interval, resamples

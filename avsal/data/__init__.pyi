@@ -1,5 +1,7 @@
 """What `avsal.data` offers, with its types; `__init__.py` imports each name on first use."""
 
+from .clips import TrainingClips as TrainingClips
+from .clips import VideoBatches as VideoBatches
 from .frames import FramePreprocessor as FramePreprocessor
 from .items import VideoItem as VideoItem
 from .loading import collate as collate
@@ -72,5 +74,3 @@ from .sets.video_database import (
     MVVADataModule as MVVADataModule,
 )
 from .synthetic import generate as generate
-from .windows import TrainingClips as TrainingClips
-from .windows import VideoBatches as VideoBatches

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import lightning as L
 
+from avsal.data.clips import TrainingClips, VideoBatches
 from avsal.data.counts import Counts
 from avsal.data.items import VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
-from avsal.data.windows import SEGMENT, TrainingClips, VideoBatches
+from avsal.data.windows import SEGMENT
 from avsal.errors import AvsalError, ConfigError, DataError
 from avsal.types import ClipSpec, Coverage
 

@@ -21,10 +21,10 @@ import numpy as np
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
+from avsal.data.clips import VideoBatches
 from avsal.data.loading import ClipLoader, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.sets.egocentric import GazeDataModule
-from avsal.data.windows import VideoBatches
 from avsal.errors import ConfigError, DataError
 from avsal.evaluation.results import Checkpoint, Results, data_of, from_test, weights_hash
 from avsal.evaluation.shards import Collect, Shards, cost_of

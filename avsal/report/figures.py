@@ -163,7 +163,7 @@ def retention(module: Any, data: Any, path: Path) -> Path:
     """
     import torch
 
-    from avsal.data.windows import VideoBatches
+    from avsal.data.clips import VideoBatches
     from avsal.evaluation.testing import swapped
 
     data.use_spec(module.spec)

@@ -28,8 +28,8 @@ from torch import Tensor
 from avsal import from_pretrained
 from avsal.data import SynthAVDataModule
 from avsal.data.clips import VideoBatches
+from avsal.data.module import swapped_sound
 from avsal.data.synthetic import FPS
-from avsal.evaluation.testing import swapped
 from avsal.models.base import SaliencyModule
 from avsal.report.statistics import interval, resamples
 from avsal.report.synthav import TEST_SEED
@@ -52,7 +52,7 @@ def batches(
     data.use_spec(module.spec)
     items = data.split_items("test")
     if sound == "swapped":
-        items = swapped(items)
+        items = swapped_sound(items)
     return VideoBatches(items, module.spec, batch_size=16, stride=stride, native=False, negatives=False)
 
 

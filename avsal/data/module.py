@@ -43,8 +43,7 @@ class SaliencyDataModule(L.LightningDataModule):
         coverage: "full" scores every frame in test; "authors" those that the paper's authors scored.
         negatives: give the negatives of shuffled AUC in test.
         strict: stop at the first video that cannot be read; otherwise skip it, and say so at the end.
-        swap_sound: give every test video the sound of another one of its set: what a network that listens must
-            lose by.
+        swap_sound: give every test video the sound of another one of its set (see `swapped_sound`).
         limit: use only the first so many videos of each split, for a quick look.
         spec: the clip to deliver; taken from the model when it trains or tests.
 
@@ -169,8 +168,9 @@ class SaliencyDataModule(L.LightningDataModule):
                 reason = next(iter(self.left_out.values()), "the list is empty")
                 raise DataError(f"{type(self).__name__}: no usable video in the {split} split ({reason}).")
             counts.save()
-            self._items[split] = swapped_sound(kept) if self.swap_sound and split == "test" else kept
-        return self._items[split]
+            self._items[split] = kept
+        found = self._items[split]
+        return swapped_sound(found) if self.swap_sound and split == "test" else found
 
     def _packed(self, split: Split) -> list[VideoItem]:
         """Return the videos of a pack (`avsal data pack`), if `root` is one."""
@@ -308,13 +308,29 @@ class SaliencyDataModule(L.LightningDataModule):
 
 
 def swapped_sound(items: Sequence[VideoItem]) -> list[VideoItem]:
-    """Return the videos, each with the sound of the next one of its set that has any."""
-    out = list(items)
-    for name in {item.set for item in items}:
-        places = [k for k, item in enumerate(items) if item.set == name and (item.audio or item.open_audio)]
-        for here, there in zip(places, places[1:] + places[:1], strict=True):
-            out[here] = replace(items[here], audio=items[there].audio, open_audio=items[there].open_audio)
-    return out
+    """Return the videos in their order, each with the sound of another video of its set.
+
+    The videos of a set, sorted by name, are shifted by half their number. Videos without sound take part: they get
+    another video's sound, and another video falls silent. Gaze sets, whose clips are cut from recordings, pair their
+    clips themselves (`GazeDataModule`).
+
+    Raises:
+        DataError: a set has one video only.
+    """
+    sets: dict[str, list[VideoItem]] = {}
+    for item in sorted(items, key=lambda item: item.name):
+        sets.setdefault(item.set, []).append(item)
+    other: dict[str, VideoItem] = {}
+    for name, members in sets.items():
+        if len(members) < 2:
+            raise DataError(f"{name} has one test video only: there is no other sound to give it.")
+        shift = len(members) // 2
+        other |= {
+            own.name: heard for own, heard in zip(members, members[shift:] + members[:shift], strict=True)
+        }
+    return [
+        replace(item, audio=other[item.name].audio, open_audio=other[item.name].open_audio) for item in items
+    ]
 
 
 def default_workers() -> int:

@@ -12,7 +12,6 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +22,7 @@ from torchmetrics import Metric
 
 from avsal.data.clips import VideoBatches
 from avsal.data.loading import ClipLoader, ShareSampler
-from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.sets.egocentric import GazeDataModule
+from avsal.data.module import SaliencyDataModule
 from avsal.errors import ConfigError, DataError
 from avsal.evaluation.results import Checkpoint, Results, data_of, from_test, weights_hash
 from avsal.evaluation.shards import Collect, Shards, cost_of
@@ -32,7 +30,6 @@ from avsal.files import explained
 from avsal.metrics.saliency import SaliencyMetrics
 
 if TYPE_CHECKING:
-    from avsal.data.items import VideoItem
     from avsal.models.base import SaliencyModule
 
 #: "paper": the frames, the metric code and the post-processing of the model's authors; "common": every frame of every
@@ -81,16 +78,13 @@ def evaluate(
             raise ConfigError(
                 f"{checkpoint} hears nothing: swapping the sound changes nothing. Use sound='own'."
             )
-        if isinstance(data, GazeDataModule):  # its clips are cut from recordings: it swaps them itself
-            data.swap_sound = True
-        else:
-            data = OtherSound(data)
+        data.swap_sound = True
     metric = test_metric(module, protocol, data)
     module._metrics["test"] = metric  # type: ignore[assignment]
     data.prepare_data()
     units = Units(data.eval_dataset("test"), data.eval_batch_size)
     weights = weights_hash(module)
-    folder = work / _key(module, data, metric, weights, sound, len(units))
+    folder = work / _key(module, data, metric, weights, len(units))
     with explained(folder, everything=True):
         folder.mkdir(parents=True, exist_ok=True)
     pending = sorted(set(range(len(units))) - Shards(folder).units)
@@ -108,7 +102,7 @@ def evaluate(
     protocol_fields = {**results.protocol, "protocol": protocol}
     results = results.model_copy(
         update={
-            "protocol": protocol_fields | ({"sound": sound} if sound != "own" else {}),
+            "protocol": protocol_fields,
             "cost": cost_of(module, shards.maps, shards.spent),
             "seconds": round(shards.elapsed or time.perf_counter() - began, 3),
         }
@@ -130,9 +124,7 @@ def test_metric(module: SaliencyModule, protocol: Protocol, data: SaliencyDataMo
     return metric
 
 
-def _key(
-    module: SaliencyModule, data: SaliencyDataModule, metric: Metric, weights: str, sound: str, units: int
-) -> str:
+def _key(module: SaliencyModule, data: SaliencyDataModule, metric: Metric, weights: str, units: int) -> str:
     """Return a name for everything that the scores depend on."""
     conventions = getattr(metric, "conventions", None)
     what = {
@@ -149,70 +141,12 @@ def _key(
         "videos": [[item.name, item.frames, item.fps] for item in data.split_items("test")],
         "annotations": data_of(data).annotations,
         "conventions": str(conventions.describe()) if conventions is not None else str(metric.levels),
-        "sound": [sound, data.swap_sound],
+        "sound": "swapped" if data.swap_sound else "own",
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 # -- data ----------------------------------------------------------------------------------------------------
-
-
-class OtherSound(SaliencyDataModule):
-    """A data set in which every test video hears another video of its set: sight and sound do not belong together.
-
-    The videos of a set, in order of their names, are shifted by half their number. Videos without sound take part: they
-    are given another's, and another video falls silent.
-
-    Args:
-        data: the data set itself.
-    """
-
-    def __init__(self, data: SaliencyDataModule) -> None:
-        super().__init__(
-            batch_size=data.batch_size, eval_batch_size=data.eval_batch_size,
-            num_workers=data.num_workers, seed=data.seed, test_stride=data.test_stride, coverage=data.coverage,
-            negatives=data.negatives, strict=data.strict, spec=data.spec,
-        )  # fmt: skip
-        self.data, self.name, self.fold = data, data.name, getattr(data, "fold", None)
-        self.left_out = data.left_out
-        if hasattr(data, "video_names"):
-            self.video_names = data.video_names
-
-    def prepare_data(self) -> None:
-        """Let the data set prepare itself."""
-        self.data.prepare_data()
-
-    def items(self, split: Split) -> list[VideoItem]:
-        """Return the videos with each other's sound.
-
-        Raises:
-            ConfigError: the data set is a pack, which holds pictures and sound together.
-            DataError: a set has one video only.
-        """
-        if self.data.root is not None and self.data.root.is_file():
-            raise ConfigError(
-                f"{self.data.root}: the sound of a pack cannot be swapped; give the original folder."
-            )
-        return swapped(self.data.split_items(split))
-
-
-def swapped(items: Sequence[VideoItem]) -> list[VideoItem]:
-    """Return the videos, each with the sound of another video of its set.
-
-    Raises:
-        DataError: a set has one video only.
-    """
-    sets: dict[str, list[str]] = {}
-    sound = {item.name: item.audio for item in items}
-    for item in sorted(items, key=lambda item: item.name):
-        sets.setdefault(item.set, []).append(item.name)
-    other: dict[str, Path | None] = {}
-    for name, members in sets.items():
-        if len(members) < 2:
-            raise DataError(f"{name} has one test video only: there is no other sound to give it.")
-        shift = len(members) // 2
-        other |= {own: sound[members[(k + shift) % len(members)]] for k, own in enumerate(members)}
-    return [replace(item, audio=other[item.name]) for item in items]
 
 
 class Units(Dataset[Any]):

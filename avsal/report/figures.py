@@ -164,12 +164,12 @@ def retention(module: Any, data: Any, path: Path) -> Path:
     import torch
 
     from avsal.data.clips import VideoBatches
-    from avsal.evaluation.testing import swapped
+    from avsal.data.module import swapped_sound
 
     data.use_spec(module.spec)
     items = data.split_items("test")
     rows, picture = [], None
-    for heard in (items, swapped(items)):
+    for heard in (items, swapped_sound(items)):
         windows = VideoBatches(heard[:1], module.spec, batch_size=4, native=False, negatives=False)
         batch: Any = windows[len(windows) // 2]
         with torch.inference_mode():

@@ -11,7 +11,9 @@ import torch
 import yaml
 
 import avsal.data
+from avsal.data.items import VideoItem
 from avsal.data.layout import fold_list
+from avsal.data.module import swapped_sound
 from avsal.data.sets.audiovisual import SynthAVDataModule
 from avsal.data.sets.folder import FolderDataModule
 from avsal.errors import ConfigError, DataError
@@ -154,8 +156,28 @@ def test_the_sound_of_the_test_videos_can_be_swapped():
     first = {b["video_name"][0]: b["audio"] for b in reversed(plain)}
     other = {b["video_name"][0]: b["audio"] for b in reversed(swapped)}
     order = sorted(first)
-    for name, following in zip(order, order[1:] + order[:1], strict=True):
-        assert torch.equal(other[name], first[following])
+    half = len(order) // 2
+    for name, heard in zip(order, order[half:] + order[:half], strict=True):
+        assert torch.equal(other[name], first[heard])
+
+
+def item(name, sound=True):
+    return VideoItem(name, 10, 25.0, lambda: None, audio=Path(f"{name}.wav") if sound else None)
+
+
+def test_every_video_hears_another_one_of_its_set():
+    items = [item(f"{group}/{k}", sound=k != 3) for group in "AB" for k in (4, 0, 1, 3, 2)]
+    changed = swapped_sound(items)
+    assert [i.name for i in changed] == [i.name for i in items]
+    heard = {i.name: i.audio for i in changed}
+    # The pairing of the committed tables of SynthAV: by names, half of the set further.
+    assert heard["A/0"] == Path("A/2.wav")
+    assert heard["B/4"] == Path("B/1.wav")
+    assert heard["A/1"] is None  # another video falls silent for the one without sound
+    assert all(audio is None or str(audio)[0] == name[0] for name, audio in heard.items())
+    assert len(set(heard.values())) == 9
+    with pytest.raises(DataError, match="one test video only"):
+        swapped_sound([item("A/0"), item("B/0"), item("B/1")])
 
 
 def test_what_is_missing_is_said_before_training(tmp_path):

@@ -28,9 +28,10 @@ from scipy.io import loadmat, savemat
 
 from avsal.data.counts import Counts
 from avsal.data.fixations import density_from_fixations
-from avsal.data.items import OpenStill, VideoItem
+from avsal.data.items import VideoItem
 from avsal.data.layout import read_fold_list
 from avsal.data.pack import pack
+from avsal.data.readers import OpenStill
 from avsal.data.sets.audiovisual import LayoutDataModule
 from avsal.data.synthetic import FPS, RATE, SIGMA, render, write_media
 from avsal.types import AudioSpec, ClipSpec

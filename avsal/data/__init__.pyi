@@ -30,9 +30,6 @@ from .sets.audiovisual import (
 from .sets.audiovisual import (
     SumMeDataModule as SumMeDataModule,
 )
-from .sets.audiovisual import (
-    SynthAVDataModule as SynthAVDataModule,
-)
 from .sets.crowdsal import (
     AViMoSDataModule as AViMoSDataModule,
 )
@@ -61,6 +58,7 @@ from .sets.folder import FolderDataModule as FolderDataModule
 from .sets.photos import PhotosDataModule as PhotosDataModule
 from .sets.salicon import MIT1003DataModule as MIT1003DataModule
 from .sets.salicon import SALICONDataModule as SALICONDataModule
+from .sets.synthav import SynthAVDataModule as SynthAVDataModule
 from .sets.video_database import (
     FindWhoDataModule as FindWhoDataModule,
 )

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from avsal.data.items import Annotation, FrameFolder, OpenItem, PointAnnotation, VideoItem
+from avsal.data.items import Annotation, OpenItem, VideoItem
 from avsal.data.module import SaliencyDataModule
+from avsal.data.readers import FrameFolder, PointAnnotation
 from avsal.errors import AvsalError, DataError
 
 #: A sound track that differs more than this from its video, in seconds, is reported.

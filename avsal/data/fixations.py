@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from avsal.errors import DataError
 
 IntArray = NDArray[np.int64]
+NO_POINTS: IntArray = np.zeros((0, 2), dtype=np.int64)
+NO_IDS: IntArray = np.zeros(0, dtype=np.int64)
+
+
+def distinct(points: IntArray, size: tuple[int, int]) -> IntArray:
+    """Return the distinct (row, column) pairs of (N, 2) points on a grid of `size`."""
+    flat = np.unique(points[:, 0] * size[1] + points[:, 1])
+    return np.stack([flat // size[1], flat % size[1]], 1)
 
 
 def density_from_fixations(

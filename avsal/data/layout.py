@@ -16,31 +16,17 @@ A frame without its own map or fixation file is unlabelled; numbers may have gap
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.fixations import IntArray, read_fixations
-from avsal.data.items import (
-    IMAGE_SUFFIXES,
-    NO_IDS,
-    NO_POINTS,
-    Annotation,
-    OpenFolder,
-    OpenVideo,
-    PointAnnotation,
-    VideoItem,
-    find_video,
-    read_labels,
-    read_map,
-)
-from avsal.data.matfile import load_mat
+from avsal.data.fixations import read_fixations
+from avsal.data.items import Annotation, VideoItem
+from avsal.data.readers import FolderAnnotation, OpenFolder, OpenVideo, PointAnnotation, find_video
 from avsal.errors import AvsalError, DataError
 
 Report = Callable[[str], None]
@@ -96,139 +82,6 @@ def fold_list(root: Path, name: str, split: str, fold: int | None) -> Path | Non
         if (folder / candidate).is_file():
             return folder / candidate
     return None
-
-
-class FolderAnnotation:
-    """Numbered maps and fixation images of one video, found by one listing of each folder.
-
-    Args:
-        folder: holds `maps/` and `fixMap_*.mat`.
-        maps: the folder of the maps, if it is another.
-        points: the folder of the fixation images (.mat or .png), if it is another.
-        images: the folder of the frames; the k-th frame has the number in its name. Without it, k counts from 1.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        maps: Path | None = None,
-        points: Path | None = None,
-        images: Path | None = None,
-    ) -> None:
-        self.folder = folder
-        self._map_folder, self._point_folder, self._images = maps or folder / "maps", points or folder, images
-
-    @cached_property
-    def _maps(self) -> dict[int, Path]:
-        return _numbered(self._map_folder, (".jpg", ".jpeg", ".png", ".tif", ".tiff"))
-
-    @cached_property
-    def _points(self) -> dict[int, Path]:
-        found = _numbered(self._point_folder, (".mat",))
-        if not found and self._point_folder != self.folder:
-            found = _numbered(self._point_folder, (".png",)) or _numbered(
-                self._point_folder / "maps", (".mat",)
-            )
-        return found
-
-    @cached_property
-    def _numbers(self) -> list[int] | None:
-        return list(_numbered(self._images, IMAGE_SUFFIXES)) if self._images is not None else None
-
-    def _number(self, frame: int) -> int:
-        if self._numbers is None:
-            return frame + 1
-        return self._numbers[frame] if frame < len(self._numbers) else -1
-
-    @cached_property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the first map or fixation image."""
-        if self._maps:
-            shape = read_map(next(iter(self._maps.values()))).shape
-        elif self._points:
-            shape = read_fixation_image(next(iter(self._points.values()))).shape
-        else:
-            raise DataError(f"{self.folder}: neither maps nor fixation files in this folder.")
-        return shape[0], shape[1]
-
-    def listed(self, frame: int) -> bool:
-        """Return whether a frame has a file of its own, be it empty."""
-        return self._number(frame) in self._maps or self._number(frame) in self._points
-
-    def density(self, frame: int) -> NDArray[np.float32] | None:
-        """Return the map of a frame; None without a file, or where the map is empty."""
-        path = self._maps.get(self._number(frame))
-        if path is None:
-            return None
-        density = read_map(path)
-        return density if density.any() else None
-
-    def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
-        """Return the fixated pixels of a frame; the source does not know observers."""
-        path = self._points.get(self._number(frame))
-        if path is None:
-            return (NO_POINTS, NO_IDS) if self._points else None
-        points = np.argwhere(read_fixation_image(path) > 0).astype(np.int64)
-        return points, np.full(len(points), -1, dtype=np.int64)
-
-    def union(self) -> IntArray:
-        """Return the distinct pixels of all frames (reads every file once)."""
-        total = np.zeros(self.size, dtype=bool)
-        for path in self._points.values():
-            image = read_fixation_image(path) > 0
-            if image.shape == total.shape:
-                total |= image
-        return np.argwhere(total).astype(np.int64)
-
-
-_NUMBER = re.compile(r"(\d+)$")
-
-
-def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
-    if not folder.is_dir():
-        return {}
-    found = {}
-    for path in folder.iterdir():
-        match = _NUMBER.search(path.stem)
-        if match and path.suffix.lower() in suffixes:
-            found[int(match.group())] = path
-    return dict(sorted(found.items()))
-
-
-def read_fixation_image(path: Path) -> NDArray[Any]:
-    """Return the binary fixation image of a `fixMap_*.mat` (variable `eyeMap`), or of an image file.
-
-    Any pixel that is not black is a fixation in a lossless file (label images hold 0 and 1); in a JPEG, whose black is
-    not exact, it takes more than half of the range.
-
-    Raises:
-        DataError: the file cannot be read, holds no image, or holds fixations in most of its pixels.
-    """
-    if path.suffix.lower() != ".mat":
-        lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
-        points = read_map(path) > 0.5 if lossy else read_labels(path)
-        if points.mean() > 0.5:
-            raise DataError(
-                f"{path}: {points.mean():.0%} of the pixels are not black; fixations are the bright points of a black "
-                "image. Is it inverted, or a map?"
-            )
-        return points
-    content = load_mat(path)
-    value = content.get("eyeMap")
-    if value is None:
-        images = [
-            v
-            for v in content.values()
-            if isinstance(v, np.ndarray) and v.ndim == 2 and v.dtype.kind in "uifb"
-        ]
-        if len(images) != 1:
-            raise DataError(f"{path}: no variable 'eyeMap'; found {', '.join(content) or 'nothing'}.")
-        value = images[0]
-    array = np.asarray(value.todense() if hasattr(value, "todense") else value)
-    if array.ndim != 2:
-        raise DataError(f"{path}: 'eyeMap' has the shape {array.shape}; a fixation image has two axes.")
-    return array
 
 
 @dataclass(frozen=True)

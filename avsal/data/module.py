@@ -6,6 +6,7 @@ samplers and loaders are made here from the model's `ClipSpec`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -305,6 +306,15 @@ class SaliencyDataModule(L.LightningDataModule):
                 + "\n  ".join(shown),
                 stacklevel=2,
             )
+
+
+def held_out(names: Sequence[str], fraction: float) -> set[str]:
+    """Return the names that validate: at least one of two or more, the same on every machine."""
+    count = round(len(names) * fraction)
+    if fraction > 0 and len(names) > 1:
+        count = max(1, count)
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return set(ranked[:count])
 
 
 def swapped_sound(items: Sequence[VideoItem]) -> list[VideoItem]:

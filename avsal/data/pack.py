@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avsal.data.fixations import FixationTable, IntArray
+from avsal.data.fixations import NO_POINTS, FixationTable, IntArray
 from avsal.data.frames import FramePreprocessor
-from avsal.data.items import NO_POINTS, Annotation, Frames, OpenItem, PointAnnotation, VideoItem
+from avsal.data.items import Annotation, Frames, OpenItem, VideoItem
+from avsal.data.readers import PointAnnotation
 from avsal.errors import AvsalError, ConfigError, DataError
 from avsal.files import writing
 from avsal.types import ClipSpec

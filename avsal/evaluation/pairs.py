@@ -31,8 +31,7 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.items import VIDEO_SUFFIXES, read_map
-from avsal.data.layout import read_fixation_image
+from avsal.data.readers import VIDEO_SUFFIXES, read_fixation_image, read_map
 from avsal.errors import DataError
 from avsal.io.limits import check
 

@@ -14,8 +14,9 @@ from PIL import Image
 from avsal.data.clips import TrainingClips, VideoBatches
 from avsal.data.fixations import FixationTable
 from avsal.data.frames import resize_frames
-from avsal.data.items import OpenVideo, PointAnnotation, VideoItem
+from avsal.data.items import VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
+from avsal.data.readers import OpenVideo, PointAnnotation
 from avsal.errors import DataError
 from avsal.inference.video import predict_video
 from avsal.models.base import SaliencyModule, SaliencyNetwork

@@ -17,8 +17,7 @@ from avsal.data import FolderDataModule
 from avsal.data.fixations import FixationTable
 from avsal.data.gaze.options import Reading
 from avsal.data.gaze.tables import GazeTable, read_gaze_table
-from avsal.data.items import read_labels
-from avsal.data.layout import read_fixation_image
+from avsal.data.readers import read_fixation_image, read_labels
 from avsal.errors import AvsalError, ConfigError, DataError
 from tests.media import write_clip
 

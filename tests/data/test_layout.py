@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from avsal.data.layout import FolderAnnotation, read_fixation_image, read_fold_list, read_layout
+from avsal.data.layout import read_fold_list, read_layout
 from avsal.data.matfile import load_mat
+from avsal.data.readers import FolderAnnotation, read_fixation_image
 from avsal.data.sets.audiovisual import (
     AVSaliencyDataModule,
     Coutrot1DataModule,

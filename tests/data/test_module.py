@@ -14,8 +14,8 @@ import avsal.data
 from avsal.data.items import VideoItem
 from avsal.data.layout import fold_list
 from avsal.data.module import swapped_sound
-from avsal.data.sets.audiovisual import SynthAVDataModule
 from avsal.data.sets.folder import FolderDataModule
+from avsal.data.sets.synthav import SynthAVDataModule
 from avsal.errors import ConfigError, DataError
 from avsal.models.base import SaliencyModule, SaliencyNetwork
 from avsal.types import AudioSpec, ClipSpec

@@ -15,8 +15,9 @@ from avsal.data import pack as packing
 from avsal.data.counts import Counts
 from avsal.data.items import VideoItem
 from avsal.data.pack import pack
-from avsal.data.sets.audiovisual import LayoutDataModule, SynthAVDataModule
+from avsal.data.sets.audiovisual import LayoutDataModule
 from avsal.data.sets.salicon import SALICONDataModule
+from avsal.data.sets.synthav import SynthAVDataModule
 from avsal.data.sets.video_database import HEVC33DataModule
 from avsal.data.synthetic import generate
 from avsal.errors import ConfigError, DataError, OutputError

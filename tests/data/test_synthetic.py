@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from avsal.data import synthetic
 from avsal.data.fixations import density_from_fixations
-from avsal.data.layout import FolderAnnotation, read_layout
+from avsal.data.layout import read_layout
+from avsal.data.readers import FolderAnnotation
 from avsal.data.synthetic import FPS, FUNDAMENTALS, RATE, SynthSpec, generate, render
 from avsal.errors import ConfigError, DataError
 from avsal.io.audio import load_audio

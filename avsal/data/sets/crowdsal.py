@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.fixations import FixationTable
-from avsal.data.items import Annotation, MapVideo, OpenVideo, VideoItem, find_video, list_videos
-from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.sets.audiovisual import held_out
+from avsal.data.items import Annotation, VideoItem
+from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.readers import MapVideo, OpenVideo, find_video, list_videos
 from avsal.errors import ConfigError, DataError
 
 

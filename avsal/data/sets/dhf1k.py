@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avsal.data.items import Annotation, OpenFolder, OpenVideo, VideoItem, find_video
-from avsal.data.layout import FolderAnnotation
-from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.sets.audiovisual import held_out
+from avsal.data.items import Annotation, VideoItem
+from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.readers import FolderAnnotation, OpenFolder, OpenVideo, find_video
 from avsal.errors import DataError
 
 

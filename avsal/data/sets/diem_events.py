@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.fixations import FixationTable
-from avsal.data.items import Annotation, PointAnnotation
+from avsal.data.items import Annotation
 from avsal.data.matfile import load_mat
+from avsal.data.readers import PointAnnotation
 from avsal.errors import ConfigError, DataError
 
 Eyes = Literal["mean", "left", "right", "both"]

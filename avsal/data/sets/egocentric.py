@@ -21,9 +21,9 @@ from avsal.data.gaze.segments import (
     read_untracked,
     segments_of,
 )
-from avsal.data.items import OpenVideo
 from avsal.data.loading import EpochSampler, ShareSampler
-from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.readers import OpenVideo
 from avsal.errors import AvsalError, ConfigError, DataError
 
 
@@ -109,8 +109,6 @@ class GazeDataModule(SaliencyDataModule):
             chosen = [n for n in names if (n in tested) == (which == "test")] or names
             segments = [segment for name in chosen for segment in self._cut(name)]
         if which != "test" and self.val_fraction > 0:
-            from avsal.data.sets.audiovisual import held_out
-
             held = held_out(sorted({s.video for s in segments}), self.val_fraction)
             segments = [s for s in segments if (s.video in held) == (split == "val")]
         return segments

@@ -14,10 +14,10 @@ import numpy as np
 from avsal.data.fixations import FixationTable
 from avsal.data.gaze.options import Origin, Reading, TimeUnit, Tracker, Units, read_recordings
 from avsal.data.gaze.tables import GazeTable, read_gaze_table
-from avsal.data.items import Annotation, MapVideo, OpenVideo, PointAnnotation, VideoItem, list_videos
+from avsal.data.items import Annotation, VideoItem
 from avsal.data.layout import default_sigma
-from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.sets.audiovisual import held_out
+from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.readers import MapVideo, OpenVideo, PointAnnotation, list_videos
 from avsal.errors import ConfigError, DataError
 
 GAZE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".asc", ".xls", ".hdf5", ".h5")

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avsal.data.fixations import FixationTable, IntArray
+from avsal.data.fixations import FixationTable, IntArray, distinct
 from avsal.data.frames import fitting_size, resize_frames
-from avsal.data.items import Annotation, OpenStill, PointAnnotation, VideoItem, distinct
+from avsal.data.items import Annotation, VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, Sample, collate
-from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.sets.audiovisual import held_out
+from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.readers import OpenStill, PointAnnotation
 from avsal.data.sets.salicon import OTHERS
 from avsal.errors import ConfigError, DataError
 from avsal.types import ClipSpec

@@ -11,19 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.items import (
-    IMAGE_SUFFIXES,
-    NO_POINTS,
-    Annotation,
-    IntArray,
-    OpenStill,
-    VideoItem,
-    distinct,
-    read_map,
-)
+from avsal.data.fixations import NO_POINTS, IntArray, distinct
+from avsal.data.items import Annotation, VideoItem
 from avsal.data.matfile import load_mat
-from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.sets.audiovisual import held_out
+from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.readers import IMAGE_SUFFIXES, OpenStill, read_map
 from avsal.errors import DataError
 
 Points = tuple[IntArray, IntArray, tuple[int, int]]  #: points (row, column), observers, (H, W)

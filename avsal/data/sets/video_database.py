@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.fixations import FixationTable
-from avsal.data.items import Annotation, OpenVideo, PointAnnotation, VideoItem, find_video
+from avsal.data.items import Annotation, VideoItem
 from avsal.data.layout import default_sigma, fold_list, read_fold_list
 from avsal.data.matfile import load_mat
 from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.readers import OpenVideo, PointAnnotation, find_video
 from avsal.errors import ConfigError, DataError
 from avsal.npy import read_npy
 

@@ -1,0 +1,442 @@
+"""How pictures and ground truth are read: video files, folders of images, maps, fixation images.
+
+What is opened belongs to one process. An item holds an `Open...` instance, which is small, can be pickled and makes
+the reader when it is called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsal.data.fixations import (
+    NO_IDS,
+    NO_POINTS,
+    FixationTable,
+    IntArray,
+    density_from_fixations,
+    distinct,
+)
+from avsal.data.items import Frames
+from avsal.data.matfile import load_mat
+from avsal.errors import DataError
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".avi",
+    ".mkv",
+    ".mov",
+    ".webm",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".yuv4mpeg",
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """Opens a video file; an instance is the `open_frames` of an item."""
+
+    path: Path
+    backend: str = "pyav"
+
+    def __call__(self) -> Frames:
+        """Return a reader of the file."""
+        from avsal.io.video import VideoReader
+
+        return VideoReader(self.path, backend=self.backend)  # type: ignore[arg-type]
+
+
+_DIGITS = re.compile(r"(\d+)(?=\D*$)")
+
+
+class FrameFolder:
+    """A folder of numbered images: one directory listing, then files by their own numbers."""
+
+    def __init__(self, folder: Path, fps: float) -> None:
+        self.folder, self._fps = folder, fps
+
+    @cached_property
+    def _names(self) -> list[str]:
+        names = [p.name for p in self.folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not names:
+            raise DataError(f"{self.folder}: no images in this frames folder.")
+        return sorted(
+            names, key=lambda name: int(m.group()) if (m := _DIGITS.search(Path(name).stem)) else -1
+        )
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def missing(self) -> list[int]:
+        """Return the numbers left out between the first and the last frame."""
+        found = [int(m.group()) for name in self._names if (m := _DIGITS.search(Path(name).stem))]
+        return sorted(set(range(found[0], found[-1] + 1)) - set(found)) if found else []
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, from the list."""
+        return self._fps
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(n,) k / fps."""
+        return np.arange(len(self)) / self._fps
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the images at the given places."""
+        from PIL import Image
+
+        pictures: dict[int, NDArray[np.uint8]] = {}
+        for k in indices:
+            if k not in pictures:
+                path = self.folder / self._names[k]
+                try:
+                    with Image.open(path) as image:
+                        pictures[k] = np.asarray(image.convert("RGB"))
+                except (OSError, SyntaxError) as error:
+                    raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+        return np.stack([pictures[k] for k in indices])
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+@dataclass(frozen=True)
+class OpenFolder:
+    """Opens a folder of frames at a given rate."""
+
+    folder: Path
+    fps: float
+
+    def __call__(self) -> Frames:
+        """Return a reader of the folder."""
+        return FrameFolder(self.folder, self.fps)
+
+
+class StillFrames:
+    """One image shown for `count` frames, so that image sets feed video networks."""
+
+    def __init__(self, path: Path, count: int, fps: float) -> None:
+        self.path, self._count, self._fps = path, count, fps
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, nominal."""
+        return self._fps
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(n,) k / fps."""
+        return np.arange(self._count) / self._fps
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the same picture for every index."""
+        from PIL import Image
+
+        try:
+            with Image.open(self.path) as image:
+                picture = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{self.path}: cannot be read as an image ({error}).") from error
+        return np.repeat(picture[None], len(indices), 0)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+@dataclass(frozen=True)
+class OpenStill:
+    """Opens one image as a video of `count` equal frames."""
+
+    path: Path
+    count: int = 1
+    fps: float = 25.0
+
+    def __call__(self) -> Frames:
+        """Return a reader of the image."""
+        return StillFrames(self.path, self.count, self.fps)
+
+
+class PointAnnotation:
+    """Ground truth from a table of fixations; the density is made with the data set's Gaussian.
+
+    Args:
+        table: the fixations.
+        sigma: standard deviation in pixels, None for no density.
+    """
+
+    def __init__(self, table: FixationTable, sigma: float | tuple[float, float] | None) -> None:
+        self.table, self.sigma = table, sigma
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the maps."""
+        return self.table.size
+
+    def density(self, frame: int) -> NDArray[np.float32] | None:
+        """Return the map of a frame that has fixations."""
+        points, _ = self.table.at(frame)
+        if len(points) == 0 or self.sigma is None:
+            return None
+        return density_from_fixations(points, self.size, self.sigma)
+
+    def density_at(self, frame: int, size: tuple[int, int]) -> NDArray[np.float32] | None:
+        """Return the map of a frame drawn on a grid of another size: what resizing it would give, in less time."""
+        points, _ = self.table.at(frame)
+        if len(points) == 0 or self.sigma is None:
+            return None
+        scale = np.array(size) / np.array(self.size)
+        down, across = (self.sigma, self.sigma) if isinstance(self.sigma, (int, float)) else self.sigma
+        return density_from_fixations(
+            (points + 0.5) * scale - 0.5, size, (float(down * scale[0]), float(across * scale[1]))
+        )
+
+    def fixations(self, frame: int) -> tuple[IntArray, IntArray]:
+        """Return the points and observers of a frame."""
+        return self.table.at(frame)
+
+    def union(self) -> IntArray:
+        """Return the distinct pixels of all frames."""
+        return distinct(self.table.points, self.size)
+
+
+class MapVideo:
+    """Densities as a grey-scale video, with fixations from elsewhere (AViMoS, CrowdSAL, users' own maps).
+
+    Args:
+        path: the video; its grey value over 255 is the density.
+        table: fixations on the same grid, or None.
+    """
+
+    def __init__(self, path: Path, table: FixationTable | None = None) -> None:
+        from avsal.io.video import VideoReader
+
+        self.path, self.table = path, table
+        self._reader = VideoReader(path)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the video."""
+        info = self._reader.info
+        return info.height, info.width
+
+    def density(self, frame: int) -> NDArray[np.float32] | None:
+        """Return the map of a frame; None beyond the video's end, or where the map is black."""
+        if not 0 <= frame < len(self._reader):
+            return None
+        grey = self._reader.read([frame])[0, :, :, 0]
+        return grey.astype(np.float32) / np.float32(255) if grey.any() else None
+
+    def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
+        """Return the points and observers of a frame."""
+        return self.table.at(frame) if self.table is not None else None
+
+    def union(self) -> IntArray:
+        """Return the distinct pixels of all frames."""
+        return distinct(self.table.points, self.size) if self.table is not None else NO_POINTS
+
+
+class FolderAnnotation:
+    """Numbered maps and fixation images of one video, found by one listing of each folder.
+
+    Args:
+        folder: holds `maps/` and `fixMap_*.mat`.
+        maps: the folder of the maps, if it is another.
+        points: the folder of the fixation images (.mat or .png), if it is another.
+        images: the folder of the frames; the k-th frame has the number in its name. Without it, k counts from 1.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        maps: Path | None = None,
+        points: Path | None = None,
+        images: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self._map_folder, self._point_folder, self._images = maps or folder / "maps", points or folder, images
+
+    @cached_property
+    def _maps(self) -> dict[int, Path]:
+        return _numbered(self._map_folder, (".jpg", ".jpeg", ".png", ".tif", ".tiff"))
+
+    @cached_property
+    def _points(self) -> dict[int, Path]:
+        found = _numbered(self._point_folder, (".mat",))
+        if not found and self._point_folder != self.folder:
+            found = _numbered(self._point_folder, (".png",)) or _numbered(
+                self._point_folder / "maps", (".mat",)
+            )
+        return found
+
+    @cached_property
+    def _numbers(self) -> list[int] | None:
+        return list(_numbered(self._images, IMAGE_SUFFIXES)) if self._images is not None else None
+
+    def _number(self, frame: int) -> int:
+        if self._numbers is None:
+            return frame + 1
+        return self._numbers[frame] if frame < len(self._numbers) else -1
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first map or fixation image."""
+        if self._maps:
+            shape = read_map(next(iter(self._maps.values()))).shape
+        elif self._points:
+            shape = read_fixation_image(next(iter(self._points.values()))).shape
+        else:
+            raise DataError(f"{self.folder}: neither maps nor fixation files in this folder.")
+        return shape[0], shape[1]
+
+    def listed(self, frame: int) -> bool:
+        """Return whether a frame has a file of its own, be it empty."""
+        return self._number(frame) in self._maps or self._number(frame) in self._points
+
+    def density(self, frame: int) -> NDArray[np.float32] | None:
+        """Return the map of a frame; None without a file, or where the map is empty."""
+        path = self._maps.get(self._number(frame))
+        if path is None:
+            return None
+        density = read_map(path)
+        return density if density.any() else None
+
+    def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
+        """Return the fixated pixels of a frame; the source does not know observers."""
+        path = self._points.get(self._number(frame))
+        if path is None:
+            return (NO_POINTS, NO_IDS) if self._points else None
+        points = np.argwhere(read_fixation_image(path) > 0).astype(np.int64)
+        return points, np.full(len(points), -1, dtype=np.int64)
+
+    def union(self) -> IntArray:
+        """Return the distinct pixels of all frames (reads every file once)."""
+        total = np.zeros(self.size, dtype=bool)
+        for path in self._points.values():
+            image = read_fixation_image(path) > 0
+            if image.shape == total.shape:
+                total |= image
+        return np.argwhere(total).astype(np.int64)
+
+
+_NUMBER = re.compile(r"(\d+)$")
+
+
+def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in folder.iterdir():
+        match = _NUMBER.search(path.stem)
+        if match and path.suffix.lower() in suffixes:
+            found[int(match.group())] = path
+    return dict(sorted(found.items()))
+
+
+def read_map(path: Path) -> NDArray[np.float32]:
+    """Return a grey-scale map (H, W) in [0, 1]: 8-bit divided by 255, 16-bit by 65535, float as it is.
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            array = np.asarray(
+                image if image.mode in ("L", "F", "I", "I;16", "I;16B") else image.convert("L")
+            )
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a map ({error}).") from error
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float32) / np.float32(65535)
+    return array.astype(np.float32)
+
+
+def read_labels(path: Path) -> NDArray[np.bool_]:
+    """Return (H, W), which pixels of a label image of any mode are not black (nor, without colours, 0).
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
+                colours = np.asarray(image.convert("RGB"))
+                # A palette may lack its colours: then the numbers are all there is.
+                indexed = image.mode == "P" and not colours.any()
+                return np.asarray(np.asarray(image) > 0 if indexed else colours.any(-1))
+            array = np.asarray(image.convert("L") if image.mode in ("LA", "La") else image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+    return np.asarray(array.reshape(*array.shape[:2], -1).any(-1))
+
+
+def read_fixation_image(path: Path) -> NDArray[Any]:
+    """Return the binary fixation image of a `fixMap_*.mat` (variable `eyeMap`), or of an image file.
+
+    Any pixel that is not black is a fixation in a lossless file (label images hold 0 and 1); in a JPEG, whose black is
+    not exact, it takes more than half of the range.
+
+    Raises:
+        DataError: the file cannot be read, holds no image, or holds fixations in most of its pixels.
+    """
+    if path.suffix.lower() != ".mat":
+        lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
+        points = read_map(path) > 0.5 if lossy else read_labels(path)
+        if points.mean() > 0.5:
+            raise DataError(
+                f"{path}: {points.mean():.0%} of the pixels are not black; fixations are the bright points of a black "
+                "image. Is it inverted, or a map?"
+            )
+        return points
+    content = load_mat(path)
+    value = content.get("eyeMap")
+    if value is None:
+        images = [
+            v
+            for v in content.values()
+            if isinstance(v, np.ndarray) and v.ndim == 2 and v.dtype.kind in "uifb"
+        ]
+        if len(images) != 1:
+            raise DataError(f"{path}: no variable 'eyeMap'; found {', '.join(content) or 'nothing'}.")
+        value = images[0]
+    array = np.asarray(value.todense() if hasattr(value, "todense") else value)
+    if array.ndim != 2:
+        raise DataError(f"{path}: 'eyeMap' has the shape {array.shape}; a fixation image has two axes.")
+    return array
+
+
+def find_video(folder: Path, name: str) -> Path | None:
+    """Return the video file `name` (with any usual suffix) of a folder."""
+    for suffix in VIDEO_SUFFIXES:
+        for candidate in (folder / f"{name}{suffix}", folder / f"{name}{suffix.upper()}"):
+            if candidate.is_file():
+                return candidate
+    exact = folder / name
+    return exact if exact.suffix.lower() in VIDEO_SUFFIXES and exact.is_file() else None
+
+
+def list_videos(folder: Path) -> Iterable[Path]:
+    """Yield the video files of a folder in order of their names."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in VIDEO_SUFFIXES)

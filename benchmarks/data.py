@@ -26,11 +26,9 @@ import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from avsal.data.counts import Counts
 from avsal.data.fixations import density_from_fixations
-from avsal.data.items import VideoItem
+from avsal.data.items import Counts, VideoItem
 from avsal.data.layout import read_fold_list
-from avsal.data.pack import pack
 from avsal.data.readers import OpenStill
 from avsal.data.sets.audiovisual import LayoutDataModule
 from avsal.data.synthetic import FPS, RATE, SIGMA, render, write_media
@@ -174,7 +172,7 @@ def main() -> None:
         arguments = {"sets": [SET], "val_fraction": 0, "spec": SPEC, "num_workers": 0}
         modules = {"jpeg_folder_avsal": LayoutDataModule(folders, **arguments)}
         modules["original_videos"] = LayoutDataModule(videos, **arguments)
-        pack(modules["original_videos"], root / "set.h5", SPEC)
+        modules["original_videos"].pack(root / "set.h5", SPEC)
         modules["pack"] = LayoutDataModule(root / "set.h5", **arguments)
         data = {name: module.train_dataset() for name, module in modules.items()}
         entries = read_fold_list(folders / "fold_lists" / f"{SET}_list_train_1_fps.txt")

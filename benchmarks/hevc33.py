@@ -31,7 +31,7 @@ import torch.nn.functional as F
 import avsal
 from avsal.data.items import VideoItem
 from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.pack import pack, packed_items
+from avsal.data.pack import packed_items
 from avsal.data.sets.video_database import HEVC33DataModule
 from avsal.models.base import SaliencyModule
 from avsal.models.baselines import BaselineModule, Prior
@@ -123,7 +123,7 @@ class Bench:
         self.epochs, self.stride = epochs, stride
         spec = STAViSModule(**NETWORK).spec
         if not cache.exists():
-            pack(HEVC33DataModule(folder, num_workers=0), cache, spec)
+            HEVC33DataModule(folder, num_workers=0).pack(cache, spec)
         items = [item for split in ("train", "val", "test") for item in packed_items(cache, split, spec)]
         self.videos = {item.name.partition("/")[2]: item for item in items}
 

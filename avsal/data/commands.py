@@ -198,8 +198,6 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from avsal.data.pack import pack
-
     module = _module(arguments)
     spec = _spec(arguments.model)
 
@@ -207,7 +205,7 @@ def _pack(arguments: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{done}/{total} {name[:60]:60}", end="\n" if done == total else "", file=sys.stderr)
 
-    skipped = pack(module, arguments.out, spec, progress=progress)
+    skipped = module.pack(arguments.out, spec, progress=progress)
     for message in skipped:
         print(f"left out: {message}", file=sys.stderr)
     size = arguments.out.stat().st_size

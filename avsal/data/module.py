@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,7 @@ from typing import Any, Literal
 import lightning as L
 
 from avsal.data.clips import TrainingClips, VideoBatches
-from avsal.data.counts import Counts
-from avsal.data.items import VideoItem
+from avsal.data.items import Counts, VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
 from avsal.data.windows import SEGMENT
 from avsal.errors import AvsalError, ConfigError, DataError
@@ -172,6 +171,32 @@ class SaliencyDataModule(L.LightningDataModule):
             self._items[split] = kept
         found = self._items[split]
         return swapped_sound(found) if self.swap_sound and split == "test" else found
+
+    def pack(
+        self,
+        out: str | Path,
+        spec: ClipSpec | None = None,
+        *,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> list[str]:
+        """Write the training, validation and test videos into one file for `root` (see `avsal.data.pack`).
+
+        Args:
+            out: the file to make; it must not exist.
+            spec: the network's clip, whose frame size and sound rate are stored; that of the module by default.
+            progress: called with (videos done, videos in all, name).
+
+        Returns:
+            Sentences about videos that could not be read and are left out.
+
+        Raises:
+            ConfigError: `out` exists, or the network takes frames of the video's own aspect ratio.
+            DataError: no video could be read.
+        """
+        from avsal.data.pack import pack
+
+        skipped = pack(self.split_items, out, spec or self.spec, strict=self.strict, progress=progress)
+        return [*skipped, *self.left_out.values()]
 
     def _packed(self, split: Split) -> list[VideoItem]:
         """Return the videos of a pack (`avsal data pack`), if `root` is one."""

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from avsal.data.readers import PointAnnotation
 from avsal.errors import AvsalError, ConfigError, DataError
 from avsal.files import writing
 from avsal.types import ClipSpec
-
-if TYPE_CHECKING:
-    from avsal.data.module import SaliencyDataModule
 
 FORMAT = 1
 #: Frames that are resized and written at once.
@@ -52,20 +49,22 @@ def frame_key(spec: ClipSpec) -> dict[str, Any]:
 
 
 def pack(
-    data: SaliencyDataModule,
+    items_of: Callable[[Any], Sequence[VideoItem]],
     out: str | Path,
     spec: ClipSpec,
     *,
+    strict: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[str]:
-    """Write a data set's training, validation and test videos into one file.
+    """Write the videos of a data set into one file, which appears under its name when it is complete.
 
-    The file is written under another name and renamed when it is complete.
+    `SaliencyDataModule.pack` calls this with its own videos.
 
     Args:
-        data: the data set.
+        items_of: returns the videos of the split "train", "val" or "test"; what it raises leaves the split out.
         out: the file to make; it must not exist.
         spec: the network's clip: frames are stored at its size, sound at its rate.
+        strict: stop at the first video that cannot be read.
         progress: called with (videos done, videos in all, name).
 
     Returns:
@@ -84,17 +83,14 @@ def pack(
         )
     if out.exists():
         raise ConfigError(f"{out} exists already; give another name or remove it yourself.")
-    splits: dict[str, list[str]] = {}
-    items: dict[str, VideoItem] = {}
-    skipped: list[str] = []
+    splits: dict[str, list[VideoItem]] = {}
+    skipped: dict[str, str] = {}
     for split in ("train", "val", "test"):
         try:
-            found = data.split_items(split)
+            splits[split] = list(items_of(split))
         except DataError as error:
-            skipped.append(f"{split}: {error}")
-            found = []
-        splits[split] = [item.name for item in found]
-        items |= {item.name: item for item in found}
+            splits[split], skipped[split] = [], f"{split}: {error}"
+    items = {item.name: item for found in splits.values() for item in found}
     with writing(out) as part, _Sink(part, "w+") as sink:
         with h5py.File(sink, "w", libver=("v110", "v110")) as file:
             for done, (name, item) in enumerate(items.items(), 1):
@@ -102,21 +98,24 @@ def pack(
                     _write_video(file, item, spec)
                     sink.check()
                 except AvsalError as error:
-                    if data.strict:
+                    if strict:
                         raise
                     if name in file:
                         del file[name]
-                    skipped.append(f"{name}: {error}")
-                    splits = {split: [n for n in names if n != name] for split, names in splits.items()}
+                    skipped[name] = f"{name}: {error}"
                 if progress:
                     progress(done, len(items), name)
-            if not any(splits.values()):
-                raise DataError("Nothing to pack: " + " | ".join(skipped[:3]))
+            names = {
+                split: [item.name for item in found if item.name not in skipped]
+                for split, found in splits.items()
+            }
+            if not any(names.values()):
+                raise DataError("Nothing to pack: " + " | ".join([*skipped.values()][:3]))
             file.attrs["avsal_pack"] = FORMAT
-            file.attrs["splits"] = json.dumps(splits)
+            file.attrs["splits"] = json.dumps(names)
             file.attrs["spec"] = json.dumps(frame_key(spec))
         sink.check()
-    return skipped + list(data.left_out.values())
+    return list(skipped.values())
 
 
 class _Sink(io.FileIO):

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from avsal.data import pack as packing
-from avsal.data.counts import Counts
-from avsal.data.items import VideoItem
-from avsal.data.pack import pack
+from avsal.data.items import Counts, VideoItem
 from avsal.data.sets.audiovisual import LayoutDataModule
 from avsal.data.sets.salicon import SALICONDataModule
 from avsal.data.sets.synthav import SynthAVDataModule
@@ -55,7 +53,7 @@ def test_batches_of_a_pack_are_those_of_the_folder(root, tmp_path, spec):
     options = {"spec": spec, "num_workers": 0, "batch_size": 2, "eval_batch_size": 7}
     sets = ["SynthAV_congruent", "SynthAV_silent"]
     folder = LayoutDataModule(root, sets=sets, **options)
-    assert pack(folder, tmp_path / "set.h5", spec) == []
+    assert folder.pack(tmp_path / "set.h5", spec) == []
     packed = LayoutDataModule(tmp_path / "set.h5", sets=sets, **options)
     packed.setup("fit")
     for a, b in zip(folder.train_dataloader(), packed.train_dataloader(), strict=True):
@@ -69,7 +67,7 @@ def test_points_are_packed_with_their_observers(tmp_path):
     made = generate(tmp_path / "points", clips=12, seconds=1.0, observers=3)
     options = {"spec": SPEC, "num_workers": 0, "eval_batch_size": 25, "conditions": ["congruent"]}
     folder = SynthAVDataModule(made, **options)
-    pack(folder, tmp_path / "set.h5", SPEC)
+    folder.pack(tmp_path / "set.h5", SPEC)
     packed = SynthAVDataModule(tmp_path / "set.h5", **options)
     a, b = folder.eval_dataset("val")[0], packed.eval_dataset("val")[0]
     same(a, b)
@@ -79,7 +77,7 @@ def test_points_are_packed_with_their_observers(tmp_path):
 def test_conditions_are_chosen_from_a_pack(tmp_path):
     made = generate(tmp_path / "set", clips=24, seconds=1.0, observers=2)
     options = {"spec": SPEC, "num_workers": 0}
-    pack(SynthAVDataModule(made, **options), tmp_path / "set.h5", SPEC)
+    SynthAVDataModule(made, **options).pack(tmp_path / "set.h5", SPEC)
     for chosen in (["congruent"], ["silent", "offscreen"]):
         packed = SynthAVDataModule(
             tmp_path / "set.h5", conditions=chosen, test_conditions=["silent"], **options
@@ -88,7 +86,7 @@ def test_conditions_are_chosen_from_a_pack(tmp_path):
         for split in ("train", "val", "test"):
             names = {item.name for item in packed.split_items(split)}
             assert names == {item.name for item in folder.split_items(split)}
-    pack(SynthAVDataModule(made, conditions=["silent"], **options), tmp_path / "silent.h5", SPEC)
+    SynthAVDataModule(made, conditions=["silent"], **options).pack(tmp_path / "silent.h5", SPEC)
     lacking = SynthAVDataModule(tmp_path / "silent.h5", conditions=["congruent"], **options)
     with pytest.raises(DataError, match=r"holds SynthAV_silent in its train split, not .* congruent"):
         lacking.split_items("train")
@@ -102,7 +100,7 @@ def test_images_keep_their_negatives(tmp_path):
     make(tmp_path)
     spec = replace(SPEC, audio=None)
     folder = SALICONDataModule(tmp_path, spec=spec, num_workers=0)
-    pack(folder, tmp_path / "salicon.h5", spec)
+    folder.pack(tmp_path / "salicon.h5", spec)
     same(
         folder.eval_dataset("test")[0],
         SALICONDataModule(tmp_path / "salicon.h5", spec=spec).eval_dataset("test")[0],
@@ -111,7 +109,7 @@ def test_images_keep_their_negatives(tmp_path):
 
 def test_a_pack_for_another_input_is_refused(root, tmp_path):
     data = LayoutDataModule(root, sets=["SynthAV_silent"], spec=SPEC)
-    pack(data, tmp_path / "set.h5", SPEC)
+    data.pack(tmp_path / "set.h5", SPEC)
     other = LayoutDataModule(tmp_path / "set.h5", sets=["SynthAV_silent"], spec=replace(SPEC, size=(48, 48)))
     with pytest.raises(DataError, match=r"size=\[40, 56\].*size=\[48, 48\]"):
         other.setup("fit")
@@ -120,7 +118,7 @@ def test_a_pack_for_another_input_is_refused(root, tmp_path):
     )
     assert "audio" not in deaf.train_dataset()[0, 0]
     with pytest.raises(ConfigError, match="exists already"):
-        pack(data, tmp_path / "set.h5", SPEC)
+        data.pack(tmp_path / "set.h5", SPEC)
     (tmp_path / "no.h5").write_bytes(b"nothing")
     with pytest.raises(DataError, match="not a pack"):
         LayoutDataModule(tmp_path / "no.h5", sets=["x"], spec=SPEC).setup("fit")
@@ -138,7 +136,7 @@ def test_an_interrupted_pack_leaves_nothing(root, tmp_path, monkeypatch):
     original = packing._write_video
     monkeypatch.setattr(packing, "_write_video", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pack(LayoutDataModule(root, sets=["SynthAV_congruent"], spec=SPEC), tmp_path / "set.h5", SPEC)
+        LayoutDataModule(root, sets=["SynthAV_congruent"], spec=SPEC).pack(tmp_path / "set.h5", SPEC)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +179,7 @@ def _spy(opened):
 
 
 def packed(root: Path, path: Path) -> list[str]:
-    pack(SynthAVDataModule(root, num_workers=0), path, SPEC)
+    SynthAVDataModule(root, num_workers=0).pack(path, SPEC)
     with h5py.File(path) as file:
         return json.loads(file.attrs["splits"])["train"]
 
@@ -316,5 +314,5 @@ def test_a_full_disk_leaves_no_pack_and_is_said(root, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(packing, "_write_sound", full)
     with pytest.raises(OutputError, match=r"p\.h5: cannot be written \(No space left on device\)"):
-        pack(SynthAVDataModule(root, num_workers=0), tmp_path / "p.h5", SPEC)
+        SynthAVDataModule(root, num_workers=0).pack(tmp_path / "p.h5", SPEC)
     assert list(tmp_path.iterdir()) == []

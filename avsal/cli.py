@@ -1,22 +1,27 @@
 """The commands `avsal` and `lightning`, which are one entry point.
 
-Every command's own module is imported only when that command runs, so that `--help` is quick.
+A command is a typed function: its positional parameters are the inputs, its keyword arguments are the options, and
+its Google docstring is the help. It can be called from Python as well. It returns the exit status, None for 0, or
+an object, whose attribute `exit_status` counts where it has one. A function's module is imported only when its
+command runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from avsal.errors import AvsalError, nearest
+from avsal.errors import AvsalError, ConfigError, nearest
 
-#: command -> (one line of help, module with add_arguments and main)
-COMMANDS = {
+if TYPE_CHECKING:
+    from cyclopts import App
+
+#: command -> (one line of help, the function as "module:name"), or for a group of commands their own dict.
+COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files"),
     "evaluate": ("score maps that any program wrote", "avsal.evaluation.maps"),
     "data": ("list, fetch, check, import, pack and generate data sets", "avsal.data.commands"),
@@ -27,13 +32,15 @@ COMMANDS = {
     "leaderboard": ("tables of published and measured results", "avsal.report.commands:leaderboard"),
     "reproduce": ("run a paper's table on your data", "avsal.report.commands:reproduce"),
 }
+#: Commands whose modules still declare their options for argparse (`add_arguments`, `main`, or a dict of such pairs).
+ARGPARSE = {"predict", "evaluate", "data", "zoo", "convert", "publish", "leaderboard", "reproduce"}
 LIGHTNING = {
     "fit": "train a model (-c examples/stavis.yaml -c examples/data/synthetic.yaml)",
     "validate": "compute the validation metrics of a checkpoint",
     "test": "compute the test metrics of a checkpoint and write results/*.json",
 }
 
-#: What is wrong with a place rather than with avsal: said in one line, not in a traceback.
+#: Errors of a place on the disk, not of avsal: reported in one line, without a traceback.
 _WHERE_TO_WRITE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
     errno.ENOTDIR, errno.EISDIR,
@@ -44,17 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after the program's name; None takes them from the command line.
+        argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0 all well, 1 some inputs failed, 2 a usage or input error, 130 interrupted (SIGINT), 143
-        terminated (SIGTERM) in mid-training; elsewhere SIGTERM ends the process at once.
+        The exit status: 0 success, 1 some inputs failed, 2 a usage or input error, 130 interrupted (SIGINT), 143
+        terminated (SIGTERM) while training; elsewhere SIGTERM ends the process at once.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        status = _run(words)
+        status = _run(arguments)
         sys.stdout.flush()
         return status
     except AvsalError as error:
@@ -68,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
             return 130
+        if isinstance(stop.__context__, BrokenPipeError):  # rich turns it into an exit with the status 1
+            return 0
         if type(stop).__name__ == "SIGTERMException":
             print("terminated", file=sys.stderr)
             return 143
@@ -84,47 +93,114 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if words[0] in ("-V", "--version"):
-        from avsal import __version__
-
-        print(f"avsal {__version__}")
-        return 0
-    command = words[0]
-    configured = any(word in ("-c", "--config") or word.startswith("--config=") for word in words)
+def _run(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else "--help"
+    configured = any(word in ("-c", "--config") or word.startswith("--config=") for word in arguments)
     if command in LIGHTNING or (command == "predict" and configured):
         from avsal.training import main as lightning_main
 
-        sys.argv = [sys.argv[0], *words]
+        sys.argv = [sys.argv[0], *arguments]
         return lightning_main()
-    if command not in COMMANDS:
+    if command in ARGPARSE:
+        return _argparse(command, arguments[1:])
+    from cyclopts import CycloptsError
+    from rich.console import Console
+
+    app = program(arguments)
+    if not command.startswith("-") and command not in COMMANDS:
         near = nearest(command, [*COMMANDS, *LIGHTNING])
         hint = f" Did you mean `{near[0]}`?" if near else ""
-        print(f"error: there is no command {command!r}.{hint}\n\n{_help()}", file=sys.stderr)
+        print(f"error: there is no command {command!r}.{hint}\n", file=sys.stderr)
+        app.help_print([], console=Console(stderr=True))
         return 2
-    line, where = COMMANDS[command]
+    if len(arguments) == 1 and isinstance(COMMANDS.get(command, ("", ""))[1], dict):
+        app.help_print(arguments, console=Console(stderr=True))
+        return 2
+    try:
+        result = app(arguments or ["--help"])
+    except CycloptsError as error:
+        where = " ".join(["avsal", *(error.command_chain or ())])
+        raise ConfigError(f"{str(error).strip()} See `{where} --help`.") from None
+    status: int | None = getattr(result, "exit_status", result if isinstance(result, int) else 0)
+    return status or 0
+
+
+def program(arguments: Sequence[str] = ()) -> App:
+    """Return the program, built from `COMMANDS`.
+
+    Args:
+        arguments: of the command line; a command that they name gets its help from its docstring, the others from
+            `COMMANDS`, so that their modules are not imported.
+    """
+    from cyclopts import App, Group, Parameter
+
+    from avsal import __version__
+
+    app = App(
+        name="avsal",
+        help="Audio-visual saliency and gaze anticipation in video. `avsal COMMAND --help` lists a command's options.",
+        help_format="plaintext",
+        version=f"avsal {__version__}",
+        version_flags=["--version", "-V"],
+        default_parameter=Parameter(
+            negative=(),
+            allow_repeating=True,
+            show_default=lambda value: None if value in (False, ()) else value,
+        ),
+        config=_refuse_fractions,
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    _add(app, COMMANDS, arguments)
+    training = Group("Training, by PyTorch Lightning (also as `lightning COMMAND`)", sort_key=1)
+    for name, text in [*LIGHTNING.items(), ("predict -c FILE", "predict on a configured data set")]:
+        app.command(App(name=name, help=text, help_flags=[], version_flags=[], group=training))
+    return app
+
+
+def _add(app: App, commands: Mapping[str, tuple[str, Any]], arguments: Sequence[str]) -> None:
+    for order, (name, (text, where)) in enumerate(commands.items()):
+        if isinstance(where, str):
+            named = [name] == list(arguments[:1])
+            app.command(where, name=name, help=None if named else text, sort_key=order)
+        else:
+            app.command(group := type(app)(name=name, help=text[0].upper() + text[1:] + ".", sort_key=order))
+            _add(group, where, arguments[1:])
+
+
+def _refuse_fractions(app: App, commands: Any, parameters: Any) -> None:
+    """Refuse 1.5 for a whole number, which cyclopts would round."""
+    from cyclopts import CoercionError
+
+    for parameter in parameters:
+        if parameter.hint in (int, int | None):
+            for token in parameter.tokens:
+                if "." in token.value:
+                    raise CoercionError(argument=parameter, token=token, target_type=int)
+
+
+def _argparse(command: str, arguments: list[str]) -> int:
+    """Run a command whose module declares its options for argparse."""
+    import argparse
+    from importlib import import_module
+
+    text, where = COMMANDS[command]
+    assert isinstance(where, str)
     module_name, _, part = where.partition(":")
     module = import_module(module_name)
     add_arguments, run = module.COMMANDS[part] if part else (module.add_arguments, module.main)
-    parser = argparse.ArgumentParser(prog=f"avsal {command}", description=line[0].upper() + line[1:] + ".")
+    parser = argparse.ArgumentParser(prog=f"avsal {command}", description=text[0].upper() + text[1:] + ".")
     add_arguments(parser)
     # Options may stand between the inputs; argparse does that only where there are no sub-commands.
     parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
-    status: int = run(parse(words[1:]))
+    try:
+        parsed = parse(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    status: int = run(parsed)
     return status
-
-
-def _help() -> str:
-    width = max(map(len, [*COMMANDS, *LIGHTNING]))
-    lines = ["usage: avsal COMMAND …   (`avsal COMMAND --help` for its options)", "", "commands:"]
-    lines += [f"  {name:{width}}  {text}" for name, (text, _) in COMMANDS.items()]
-    lines += ["", "training, by PyTorch Lightning (also as `lightning COMMAND …`):"]
-    lines += [f"  {name:{width}}  {text}" for name, text in LIGHTNING.items()]
-    lines += [f"  {'predict':{width}}  with -c/--config: predict on a configured data set"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cyclopts import CoercionError
 
 import avsal
-from avsal.cli import COMMANDS, LIGHTNING, main
+from avsal.cli import ARGPARSE, COMMANDS, LIGHTNING, main, program
 
 #: What takes long to import, and what a look at the help does not need.
 HEAVY = (
@@ -27,6 +28,10 @@ HEAVY = (
     "timm",
     "PIL",
 )
+#: Every command with those of the groups, as they are typed.
+WORDS = [(name,) for name in COMMANDS] + [
+    (name, inner) for name, (_, where) in COMMANDS.items() if isinstance(where, dict) for inner in where
+]
 
 
 def imported_by(code: str) -> list[str]:
@@ -59,10 +64,9 @@ def test_the_list_of_heavy_packages_is_looked_at() -> None:
 def test_the_commands_own_help_does_not_wait_for_torch() -> None:
     code = "\n".join(
         [
-            "import contextlib",
-            "from avsal.cli import COMMANDS, main",
-            "for name in COMMANDS:",
-            "    with contextlib.suppress(SystemExit): main([name, '--help'])",
+            "from avsal.cli import main",
+            f"for words in {WORDS}:",
+            "    main([*words, '--help'])",
         ]
     )
     assert not {"torch", "lightning"} & set(imported_by(code))
@@ -73,19 +77,52 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     assert main([]) == 0
     assert capsys.readouterr().out == shown
-    first_words = [line.split()[0] for line in shown.splitlines() if line.startswith("  ")]
+    first_words = [line.split()[1] for line in shown.splitlines() if line.startswith("│ ")]
     assert {*COMMANDS, *LIGHTNING} <= set(first_words)
     assert max(map(len, shown.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: avsal {command}")
+    assert shown.lower().startswith(f"usage: avsal {' '.join(words)}")
     assert len(shown.splitlines()) > 4
+
+
+@pytest.mark.parametrize("words", [w for w in WORDS if w[0] not in ARGPARSE], ids=" ".join)
+def test_every_option_is_explained(words: tuple[str, ...]) -> None:
+    app = program(words)
+    for word in words:
+        app = app[word]
+    arguments = app.assemble_argument_collection(parse_docstring=True) if app.default_command else []
+    assert [a.name for a in arguments if a.show and not a.parameter.help] == []
+
+
+def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str]) -> None:
+    def count(*, number: int | None = None, share: float = 0.0) -> int:
+        """Count.
+
+        Args:
+            number: how many.
+            share: of all.
+        """
+        return int(number == 3 and share == 0.5)
+
+    app = program()
+    app.command(count)
+    assert app(["count", "--number", "3", "--share", "0.5"]) == 1
+    with pytest.raises(CoercionError, match=r"1\.5"):
+        app(["count", "--number", "1.5"])
+
+
+def test_a_group_of_commands_alone_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, (_, where) in COMMANDS.items():
+        if isinstance(where, dict):
+            assert main([name]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert set(where) <= set(err.split())
 
 
 @pytest.mark.parametrize("command", LIGHTNING)
@@ -115,7 +152,7 @@ def test_a_misspelt_command_is_guessed(word: str, meant: str, capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert out == ""
     assert f"Did you mean `{meant}`?" in err.splitlines()[0]
-    assert "usage:" in err
+    assert "Usage:" in err
 
 
 def test_an_unknown_command_without_a_likeness_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -386,9 +386,9 @@ def test_every_block_is_of_a_kind_that_is_run_or_only_shown() -> None:
 def parsers() -> dict[tuple[str, ...], str]:
     """The help of every command and sub-command."""
     found = {}
-    for name in cli.COMMANDS:
+    for name, (_, where) in cli.COMMANDS.items():
         found[(name,)] = helped(name)
-        for inner in re.findall(r"^    (\w+) ", found[(name,)], re.M):
+        for inner in where if isinstance(where, dict) else re.findall(r"^    (\w+) ", found[(name,)], re.M):
             found[(name, inner)] = helped(name, inner)
     return found
 

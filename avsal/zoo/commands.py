@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avsal.errors import ConfigError, WeightsError
+from avsal.options import Settings, read_settings
 
 # -- avsal zoo ---------------------------------------------------------------------------------------------
 
@@ -93,24 +94,20 @@ def _check(args: argparse.Namespace) -> int:
 # -- avsal info --------------------------------------------------------------------------------------------
 
 
-def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `avsal info`'s arguments."""
-    parser.add_argument("name", help="a checkpoint's name, a model's name, a file, or a Hub repository")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a constructor argument of a model, such as --set encoder=s3d (repeat for more)",
-    )
+def info(name: str, /, *, settings: Settings | None = None) -> None:
+    """Print a checkpoint's or a model's size, input, licence and sources.
 
+    Args:
+        name: a checkpoint's name, a model's name, a file, or a Hub repository.
+        settings: a constructor argument of a model, such as --set encoder=s3d (repeat for more).
 
-def info(args: argparse.Namespace) -> int:
-    """Run `avsal info`."""
+    Raises:
+        WeightsError: the name is not known, or the file cannot be read.
+        ConfigError: the model has no such argument.
+    """
     from avsal.zoo.show import describe_name
 
-    _console(140).print(describe_name(args.name, settings(args.set)), highlight=False)
-    return 0
+    _console(140).print(describe_name(name, dict(settings or {})), highlight=False)
 
 
 # -- avsal convert -----------------------------------------------------------------------------------------
@@ -161,7 +158,7 @@ def convert(args: argparse.Namespace) -> int:
         args.format,
         args.file,
         args.out,
-        settings(args.set),
+        read_settings(args.set),
         member=args.member,
         prefix=args.prefix,
         licence=args.licence,
@@ -232,23 +229,6 @@ def _console(width: int) -> Any:
 # -- values ------------------------------------------------------------------------------------------------
 
 
-def settings(pairs: list[str]) -> dict[str, Any]:
-    """Return KEY=VALUE words as constructor arguments; values are read as YAML."""
-    import yaml
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or not key.isidentifier():
-            raise ConfigError(f"--set {pair}: write KEY=VALUE, such as --set size=[224,384].")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair}: the value is not valid YAML.") from error
-        found[key] = tuple(parsed) if isinstance(parsed, list) else parsed
-    return found
-
-
 def dtype(name: str | None) -> Any:
     """Return a storage type by its name."""
     import torch
@@ -258,7 +238,6 @@ def dtype(name: str | None) -> Any:
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "zoo": (add_zoo_arguments, zoo),
-    "info": (add_info_arguments, info),
     "convert": (add_convert_arguments, convert),
     "publish": (add_publish_arguments, publish),
 }

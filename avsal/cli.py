@@ -25,7 +25,13 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files"),
     "evaluate": ("score maps that any program wrote", "avsal.evaluation.maps"),
     "data": ("list, fetch, check, import, pack and generate data sets", "avsal.data.commands"),
-    "zoo": ("list and check the registry of checkpoints", "avsal.zoo.commands:zoo"),
+    "zoo": (
+        "list and check the registry of checkpoints",
+        {
+            "list": ("print the registry of checkpoints as a table", "avsal.zoo.commands:show"),
+            "check": ("validate a registry file", "avsal.zoo.commands:check"),
+        },
+    ),
     "info": ("a checkpoint's or a model's size, input, licence and sources", "avsal.zoo.commands:info"),
     "convert": ("turn the authors' weights into avsal's", "avsal.zoo.commands:convert"),
     "publish": ("publish a checkpoint on the Hugging Face Hub", "avsal.zoo.commands:publish"),
@@ -33,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "reproduce": ("run a paper's table on your data", "avsal.report.commands:reproduce"),
 }
 #: Commands whose modules still declare their options for argparse (`add_arguments`, `main`, or a dict of such pairs).
-ARGPARSE = {"predict", "evaluate", "data", "zoo", "convert", "publish", "leaderboard", "reproduce"}
+ARGPARSE = {"predict", "evaluate", "data", "leaderboard", "reproduce"}
 LIGHTNING = {
     "fit": "train a model (-c examples/stavis.yaml -c examples/data/synthetic.yaml)",
     "validate": "compute the validation metrics of a checkpoint",

@@ -47,11 +47,3 @@ def _yaml(text: str) -> Any:
 
 #: Constructor arguments of a model, `--set KEY=VALUE` on the command line, where values are YAML.
 Settings = Annotated[Mapping[str, Any] | None, assignments("--set", _yaml, "KEY=VALUE")]
-
-
-def read_settings(pairs: list[str]) -> dict[str, Any]:
-    """Read `KEY=VALUE` pairs as constructor arguments."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise ConfigError(f"--set {pair}: expected KEY=VALUE.")
-    return {key: _yaml(value) for key, _, value in (pair.partition("=") for pair in pairs)}

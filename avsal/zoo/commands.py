@@ -2,61 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from avsal.errors import ConfigError, WeightsError
-from avsal.options import Settings, read_settings
+from avsal.options import Settings
 
-# -- avsal zoo ---------------------------------------------------------------------------------------------
-
-
-def add_zoo_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `avsal zoo`'s arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|check")
-    listing = actions.add_parser("list", help="print the registry of checkpoints as a table")
-    listing.add_argument("--model", help="only this model's, such as stavis")
-    listing.add_argument("--data", help="only those trained on, or scored on, this data set, such as DIEM")
-    listing.add_argument("--task", help="saliency, gaze-anticipation, gaze-estimation or backbone")
-    listing.add_argument(
-        "--recommended",
-        action="store_true",
-        help="which checkpoint for my video? Purpose, terms and speed on this machine (measured, some seconds)",
-    )
-    listing.add_argument("--json", action="store_true", help="print every field as JSON")
-    check = actions.add_parser("check", help="validate a registry file; exit 1 if it has faults")
-    check.add_argument("file", nargs="?", type=Path, help="a registry file (default: avsal's own)")
-    check.add_argument(
-        "--online", action="store_true", help="also ask every address whether its file is there"
-    )
+DType = Literal["float32", "float16", "bfloat16"]
 
 
-def zoo(args: argparse.Namespace) -> int:
-    """Run `avsal zoo`."""
-    return _list(args) if args.action == "list" else _check(args)
+def show(
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    task: str | None = None,
+    recommended: bool = False,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Print the registry of checkpoints as a table.
 
+    Args:
+        model: only this model's, such as stavis.
+        data: only those trained on, or scored on, this data set, such as DIEM.
+        task: saliency, gaze-anticipation, gaze-estimation or backbone.
+        recommended: which checkpoint for my video? Purpose, terms and speed on this machine (measured, some seconds).
+        as_json: print every field as JSON.
 
-def _list(args: argparse.Namespace) -> int:
+    Returns:
+        0, or 1 if no checkpoint fits.
+    """
     from avsal.checkpoints.registry import default_checkpoint
     from avsal.zoo.tables import checkpoint_table, list_checkpoints, recommended_table, status_legend
 
-    chosen = list_checkpoints(model=args.model, data=args.data, task=args.task, recommended=args.recommended)
-    if args.json:
-        print(
-            json.dumps(
-                {name: entry.model_dump(exclude_none=True) for name, entry in chosen.items()}, indent=2
-            )
-        )
+    chosen = list_checkpoints(model=model, data=data, task=task, recommended=recommended)
+    if as_json:
+        fields = {name: entry.model_dump(exclude_none=True) for name, entry in chosen.items()}
+        print(json.dumps(fields, indent=2))
         return 0
     if not chosen:
         print("No checkpoint fits; `avsal zoo list` shows all.", file=sys.stderr)
         return 1
     console = _console(200)
-    if args.recommended:
+    if recommended:
         from avsal.zoo.speed import frames_per_second
 
         defaults = [default_checkpoint("video"), default_checkpoint("picture")]
@@ -64,24 +55,32 @@ def _list(args: argparse.Namespace) -> int:
         console.print(recommended_table(first, frames_per_second(chosen)))
         return 0
     console.print(checkpoint_table(chosen.values(), console.width))
-    console.print(
-        f"\n{len(chosen)} checkpoints. `avsal info NAME` tells all about one. Status:", highlight=False
-    )
+    console.print(f"\n{len(chosen)} checkpoints. `avsal info NAME` describes one. Status:", highlight=False)
     console.print(status_legend(), highlight=False)
     return 0
 
 
-def _check(args: argparse.Namespace) -> int:
+def check(file: Path | None = None, /, *, online: bool = False) -> int:
+    """Validate a registry file.
+
+    Args:
+        file: a registry file (default: avsal's own).
+        online: also ask every address whether its file is there.
+
+    Returns:
+        0, or 1 if the file has faults, which are printed.
+
+    Raises:
+        ConfigError: the file cannot be read, or breaks the schema.
+    """
     from avsal.checkpoints.registry import read_registry, registry_path
     from avsal.zoo.check import check_entry, reach
 
-    path = args.file or registry_path()
+    path = file or registry_path()
     registry = read_registry(path)
     faults = 0
     for entry in registry.checkpoints.values():
-        problems = check_entry(entry)
-        if args.online:
-            problems += reach(entry)
+        problems = check_entry(entry) + (reach(entry) if online else [])
         faults += len(problems)
         for problem in problems:
             print(f"{entry.name}: {problem}")
@@ -91,15 +90,12 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-# -- avsal info --------------------------------------------------------------------------------------------
-
-
-def info(name: str, /, *, settings: Settings | None = None) -> None:
+def info(name: str, /, *, settings: Settings = None) -> None:
     """Print a checkpoint's or a model's size, input, licence and sources.
 
     Args:
         name: a checkpoint's name, a model's name, a file, or a Hub repository.
-        settings: a constructor argument of a model, such as --set encoder=s3d (repeat for more).
+        settings: a constructor argument of a model, such as --set fusion=attention (repeat for more).
 
     Raises:
         WeightsError: the name is not known, or the file cannot be read.
@@ -107,115 +103,105 @@ def info(name: str, /, *, settings: Settings | None = None) -> None:
     """
     from avsal.zoo.show import describe_name
 
-    _console(140).print(describe_name(name, dict(settings or {})), highlight=False)
+    _console(140).print(describe_name(name, settings or {}), highlight=False)
 
 
-# -- avsal convert -----------------------------------------------------------------------------------------
+def convert(
+    format: str,
+    file: Path,
+    /,
+    *,
+    name: str | None = None,
+    out: Path | None = None,
+    settings: Settings = None,
+    member: str | None = None,
+    prefix: str | None = None,
+    licence: str = "not-stated",
+    dtype: DType | None = None,
+) -> None:
+    """Turn the authors' weights into avsal's safetensors.
 
+    Formats: the models stavis, mspi, csts, and the backbones s3d-kinetics, soundnet8, vggish, resnet3d50-kinetics,
+    mvit-b and others (a wrong name lists all).
 
-def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `avsal convert`'s arguments."""
-    parser.description = (
-        "Turn the authors' weights into avsal's safetensors. Formats: the models stavis, mspi, csts, and the "
-        "backbones s3d-kinetics, soundnet8, vggish, resnet3d50-kinetics, mvit-b and others (a wrong name lists all)."
-    )
-    parser.add_argument("format", help="whose naming the file has, such as stavis")
-    parser.add_argument(
-        "file", type=Path, help="the authors' file: .pth, .pt, .tar, safetensors, or the archive"
-    )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--name", help="make it known in the cache under this name of the registry")
-    where.add_argument("--out", type=Path, help="write model.safetensors and config.json into this folder")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="with --out: a constructor argument, such as --set audiovisual=true (repeat for more)",
-    )
-    parser.add_argument("--member", help="with --out: the file inside an archive")
-    parser.add_argument("--prefix", help="with --out: keep the entries that begin so, without it")
-    parser.add_argument("--licence", default="not-stated", help="with --out: licence of the weights")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="storage type")
+    Args:
+        format: whose naming the file has, such as stavis.
+        file: the authors' file: .pth, .pt, .tar, safetensors, or the archive.
+        name: store it in the cache under this name of the registry. Either this or --out is required.
+        out: write model.safetensors and config.json into this folder.
+        settings: with --out: a constructor argument, such as --set audiovisual=true (repeat for more).
+        member: with --out: the file inside an archive.
+        prefix: with --out: keep the entries that begin so, without it.
+        licence: with --out: licence of the weights.
+        dtype: storage type.
 
-
-def convert(args: argparse.Namespace) -> int:
-    """Run `avsal convert`."""
+    Raises:
+        WeightsError: the file is missing, damaged, or not of the format.
+        ConfigError: the options do not go together.
+    """
     from avsal.zoo.origins import convert_file, convert_for_entry
 
-    if not args.file.is_file():
-        raise WeightsError(f"{args.file}: there is no such file.")
-    if args.name is not None:
-        for option, value in (("--set", args.set), ("--member", args.member), ("--prefix", args.prefix)):
+    if (name is None) == (out is None):
+        raise ConfigError("`avsal convert` takes one of --name NAME and --out FOLDER; give exactly one.")
+    if not file.is_file():
+        raise WeightsError(f"{file}: there is no such file.")
+    if name is not None:
+        for option, value in (("--set", settings), ("--member", member), ("--prefix", prefix)):
             if value:
-                raise ConfigError(
-                    f"{option} goes with --out; {args.name}'s entry in the registry has its own."
-                )
-        folder = convert_for_entry(args.format, args.file, args.name, dtype(args.dtype))
-        print(f"{args.name} is in the cache now: {folder}\nUse it with avsal.from_pretrained({args.name!r}).")
-        return 0
+                raise ConfigError(f"{option} goes with --out; {name}'s entry in the registry has its own.")
+        folder = convert_for_entry(format, file, name, _dtype(dtype))
+        print(f"{name} is in the cache now: {folder}\nUse it with avsal.from_pretrained({name!r}).")
+        return
+    assert out is not None
     folder = convert_file(
-        args.format,
-        args.file,
-        args.out,
-        read_settings(args.set),
-        member=args.member,
-        prefix=args.prefix,
-        licence=args.licence,
-        dtype=dtype(args.dtype),
-    )
+        format, file, out, dict(settings or {}), member=member, prefix=prefix, licence=licence, dtype=_dtype(dtype)
+    )  # fmt: skip
     print(f"Written: {folder}\nUse it with avsal.from_pretrained({str(folder)!r}).")
-    return 0
 
 
-# -- avsal publish -----------------------------------------------------------------------------------------
+def publish(
+    source: str,
+    /,
+    *,
+    repo: str,
+    results: tuple[Path, ...] = (),
+    licence: str | None = None,
+    notice: str | None = None,
+    data: tuple[str, ...] = (),
+    hold_rights: Annotated[bool, Parameter(name="--i-hold-the-rights")] = False,
+    private: bool = False,
+    branch: str | None = None,
+    create_pr: bool = False,
+    dtype: DType | None = None,
+    dry_run: Path | None = None,
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub.
 
+    Args:
+        source: a checkpoint's name, file or folder.
+        repo: user/name on the Hugging Face Hub.
+        results: a results file of avsal test or evaluate (repeat for more).
+        licence: licence of the weights as an SPDX name, such as cc-by-4.0.
+        notice: what the weights were trained on, under which terms.
+        data: a training data set (repeat for more).
+        hold_rights: you hold the rights to weights whose authors state no licence.
+        private: create the repository as a private one.
+        branch: upload to this branch.
+        create_pr: open a pull request.
+        dtype: storage type.
+        dry_run: write the files into this folder and upload nothing.
 
-def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `avsal publish`'s arguments."""
-    parser.add_argument("source", metavar="NAME_OR_PATH", help="a checkpoint's name, file or folder")
-    parser.add_argument("--repo", required=True, help="user/name on the Hugging Face Hub")
-    parser.add_argument(
-        "--results", type=Path, action="append", default=[], help="a results file of avsal test or evaluate"
-    )
-    parser.add_argument("--licence", help="licence of the weights as an SPDX name, such as cc-by-4.0")
-    parser.add_argument("--notice", help="what the weights were trained on, under which terms")
-    parser.add_argument("--data", action="append", default=[], help="a training data set (repeat for more)")
-    parser.add_argument(
-        "--i-hold-the-rights",
-        dest="hold_rights",
-        action="store_true",
-        help="you hold the rights to weights whose authors state no licence",
-    )
-    parser.add_argument("--private", action="store_true", help="create the repository as a private one")
-    parser.add_argument("--branch", help="upload to this branch")
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="storage type")
-    parser.add_argument(
-        "--dry-run", type=Path, metavar="DIR", help="write the files into DIR and upload nothing"
-    )
-
-
-def publish(args: argparse.Namespace) -> int:
-    """Run `avsal publish`."""
+    Raises:
+        WeightsError: the source cannot be loaded, or the upload fails.
+        ConfigError: the licence is missing or does not allow publishing.
+    """
     from avsal.zoo.publishing import publish as publish_checkpoint
 
     where = publish_checkpoint(
-        args.source,
-        args.repo,
-        results=args.results,
-        licence=args.licence,
-        notice=args.notice,
-        data=args.data,
-        hold_rights=args.hold_rights,
-        dtype=dtype(args.dtype),
-        private=args.private or None,
-        branch=args.branch,
-        create_pr=args.create_pr,
-        out=args.dry_run,
-    )
-    print(f"{'Written' if args.dry_run else 'Published'}: {where}")
-    return 0
+        source, repo, results=results, licence=licence, notice=notice, data=data, hold_rights=hold_rights,
+        dtype=_dtype(dtype), private=private or None, branch=branch, create_pr=create_pr, out=dry_run,
+    )  # fmt: skip
+    print(f"{'Written' if dry_run else 'Published'}: {where}")
 
 
 def _console(width: int) -> Any:
@@ -226,18 +212,7 @@ def _console(width: int) -> Any:
     return console if console.is_terminal else Console(width=width)
 
 
-# -- values ------------------------------------------------------------------------------------------------
-
-
-def dtype(name: str | None) -> Any:
-    """Return a storage type by its name."""
+def _dtype(name: DType | None) -> Any:
     import torch
 
     return None if name is None else getattr(torch, name)
-
-
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
-    "zoo": (add_zoo_arguments, zoo),
-    "convert": (add_convert_arguments, convert),
-    "publish": (add_publish_arguments, publish),
-}

@@ -9,7 +9,7 @@ is opened for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,34 +74,24 @@ class Sampling:
         audio = self.spec.audio
         if audio is None:
             return {}
-        stream = opened.audio
-        if stream is None:
-            rate = audio.sample_rate or 16000
-        else:
-            rate = stream.rate
-        begin, end = audio.samples(float(window.times.min()), float(window.times.max()), fps, rate)
-        if window.clip_sound:
-            begin, end = max(begin, 0), min(end, stream.length if stream is not None else end)
-        end = max(end, begin)
-        wave = stream.read(begin, end) if stream is not None else torch.zeros(end - begin)
+        stream = opened.audio or _Silence(audio.sample_rate or 16000)
+        wave, begin = window.sound(stream, audio, fps)
         return {
-            "audio": wave.flip(0) if window.reverse else wave,
-            "audio_rate": rate,
-            "has_audio": stream is not None and stream.has_audio,
-            "frame_times": torch.from_numpy(window.times - begin / rate),
+            "audio": wave,
+            "audio_rate": stream.rate,
+            "has_audio": stream.has_audio,
+            "frame_times": torch.from_numpy(window.times - begin),
         }
 
-    def targets(
-        self, window: Window, times: NDArray[np.float64], count: int
-    ) -> tuple[NDArray[np.int64], bool]:
-        """Return the frames of the T_out maps, and whether all lie inside the video."""
+    def targets(self, window: Window, times: NDArray[np.float64]) -> tuple[NDArray[np.int64], bool]:
+        """Return the frames of the T_out maps, and whether all lie inside the video of frames at `times`."""
         if self.stavis:  # numbers count from 1, and Python rounds halves to even
             return np.array([round(float(np.median(window.frames + 1))) - 1]), True
         if not isinstance(self.spec.target, tuple):
             return np.array([window.target]), True
         wanted = times[window.target] + np.array(self.spec.target)
-        end = times[count - 1] + 0.5 * (times[count - 1] - times[max(count - 2, 0)])
-        return nearest(times[:count], wanted), bool((wanted <= end).all())
+        end = times[-1] + 0.5 * (times[-1] - times[max(len(times) - 2, 0)])
+        return nearest(times, wanted), bool((wanted <= end).all())
 
     def truth(self, opened: OpenItem, frames: NDArray[np.int64], flip: bool = False) -> Sample:
         """Return density, fixations, observers, negatives and gaze of the given frames.
@@ -171,6 +161,18 @@ class Sampling:
             "gaze": xy,
             "gaze_type": torch.where(torch.from_numpy(frames >= len(table)), UNTRACKED, kinds),
         }
+
+
+@dataclass(frozen=True)
+class _Silence:
+    """The sound of a video without any."""
+
+    rate: int
+    length: int = 2**62
+    has_audio: bool = False
+
+    def read(self, begin: int, end: int) -> Tensor:
+        return torch.zeros(end - begin)
 
 
 def mirror(points: Tensor, width: int) -> Tensor:
@@ -307,8 +309,8 @@ class TrainingClips(Dataset[Sample]):
     def _sample(
         self, opened: OpenItem, which: int, begin: int, end: int, random: np.random.Generator, flip: bool
     ) -> Sample:
-        spec, fps, count = self.spec, float(opened.item.fps or 25.0), opened.count
-        times = opened.frames.times
+        spec, fps, count = self.spec, opened.frames.fps, opened.count
+        times = opened.frames.times[:count]
         before, _, ahead = reach(spec, fps)
         # STAViS's loader never draws a segment's last position, and repeats the frames of a segment that is too short.
         stavis = self._sampling.stavis
@@ -317,12 +319,12 @@ class TrainingClips(Dataset[Sample]):
         for _ in range(REDRAWS):
             target = int(random.integers(low, high))
             if stavis:
-                window = window_at(spec, min(target, count - 1 + before), end, times, fps, "authors")
+                window = window_at(spec, min(target, count - 1 + before), times[:end], fps, "authors")
             else:
-                window = window_at(spec, min(target, count - 1), count, times, fps)
+                window = window_at(spec, min(target, count - 1), times, fps)
             # Loaders that cut the sound at the file's ends in test do so in training.
             window = replace(window, clip_sound=spec.authors_coverage != "clamp")
-            frames, inside = self._sampling.targets(window, times, count)
+            frames, inside = self._sampling.targets(window, times)
             truth = self._sampling.truth(opened, frames, flip)
             if inside and (_any(truth.get("labelled")) or "labelled" not in truth):
                 break
@@ -424,14 +426,13 @@ class VideoBatches(Dataset[Batch]):
             )
 
     def _batch(self, opened: OpenItem, which: int, targets: list[int], present: list[bool]) -> Batch:
-        fps, count = float(opened.item.fps or 25.0), opened.count
-        times = opened.frames.times
-        windows = [window_at(self.spec, t, count, times, fps, self.coverage) for t in targets]
+        fps, times = opened.frames.fps, opened.frames.times[: opened.count]
+        windows = [window_at(self.spec, t, times, fps, self.coverage) for t in targets]
         order, place = np.unique(np.concatenate([w.frames for w in windows]), return_inverse=True)
         pixels = self._sampling.pixels(opened, order)
         samples = []
         for k, window in enumerate(windows):
-            frames, inside = self._sampling.targets(window, times, count)
+            frames, inside = self._sampling.targets(window, times)
             truth = self._sampling.truth(opened, frames)
             if "labelled" in truth and not (present[k] and inside):
                 truth["labelled"] = torch.zeros_like(truth["labelled"])

@@ -166,7 +166,7 @@ def _write_video(file: Any, item: VideoItem, spec: ClipSpec) -> None:
                 raise ConfigError("this network's resize does not end in 8 bits; its data cannot be packed.")
             frames[begin : begin + len(pixels)] = pixels.numpy()
         group.create_dataset("times", data=opened.frames.times[:count], fletcher32=True)
-        group.attrs["fps"] = float(item.fps or opened.frames.fps)
+        group.attrs["fps"] = float(opened.frames.fps)
         group.attrs["listed"] = int(item.frames or count)
         if opened.gaze is not None:
             group.create_dataset("gaze", data=opened.gaze, fletcher32=True)

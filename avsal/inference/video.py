@@ -1,14 +1,12 @@
 """Whole-video prediction: sliding windows over a stream of frames, in constant memory.
 
-Each frame is decoded once and resized once. A window's frames are taken by index where the video's clock
-is steady and by time where it is not, so that a map always belongs to the time of its own frame.
+Each frame is decoded once and resized once; which frames make a window is decided in `avsal.data.windows`.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -19,11 +17,12 @@ import torch
 from torch import Tensor
 
 from avsal.data.frames import FramePreprocessor
+from avsal.data.windows import Window, WindowPlanner, reach
 from avsal.errors import ConfigError, WeightsError
 from avsal.io.audio import AudioStream
 from avsal.io.limits import check
 from avsal.io.video import DecodeReport, Frame, MediaInfo, VideoStream
-from avsal.types import ClipSpec, Coverage, SaliencyOutput
+from avsal.types import Coverage, SaliencyOutput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +57,7 @@ class FrameMap:
 
 @dataclass(slots=True)
 class _Kept:
-    """A frame in the ring: what the network sees of it, and the original where it is asked for."""
+    """A decoded frame: the network's input, and the picture where it is asked for."""
 
     index: int
     time: float
@@ -67,136 +66,12 @@ class _Kept:
 
 
 @dataclass(slots=True)
-class _Window:
+class _Clip:
+    """A window and its frames."""
+
+    window: Window
     target: _Kept
     frames: list[_Kept]
-    times: list[float]  # nominal times of the slots, in the window's own order
-    reverse: bool = False
-    clip_audio: bool = False
-
-
-class _Windows:
-    """Plans the windows of a video whose frames arrive one by one."""
-
-    def __init__(self, spec: ClipSpec, fps: float, coverage: Coverage, stride: int) -> None:
-        self.spec, self.fps, self.stride = spec, fps, stride
-        rule = spec.authors_coverage if coverage == "authors" else "clamp"
-        self.rule = rule
-        # Slots before and after the target, and the distance of neighbouring slots in seconds.
-        self.before = spec.target_index
-        self.after = spec.frames - 1 - self.before
-        self.step_seconds = spec.step if spec.step_unit == "seconds" else spec.step / fps
-        self.ring: deque[_Kept] = deque()
-        self.capacity = 0  # frames that the ring may hold
-        self.shortened = False  # whether it had to let go of frames that windows would have reached
-        self.next = 0
-        if rule == "cyclic":
-            self.next = self.before
-        if rule != "clamp" and (spec.step != 1 or spec.step_unit != "frames" or stride != 1):
-            raise ConfigError(
-                "coverage='authors' scores every frame with neighbouring frames: stride and step are 1."
-            )
-
-    def push(self, frame: _Kept) -> Iterator[_Window]:
-        self.ring.append(frame)
-        if not self.capacity:
-            needed = (
-                math.ceil(self.spec.frames * (self.spec.step if self.spec.step_unit == "frames" else 1)) + 1
-            )
-            self.capacity = max(needed, _RING_BYTES // frame.pixels.nbytes)
-        yield from self._ready(ended=False)
-
-    def finish(self) -> Iterator[_Window]:
-        if self.ring:
-            yield from self._ready(ended=True)
-
-    def _ready(self, *, ended: bool) -> Iterator[_Window]:
-        while True:
-            last = self.ring[-1]
-            if self.next > last.index or not (ended or self._looked_ahead(last)):
-                return
-            if self.rule == "reversed" and last.index + 1 < self.spec.authors_shortest:
-                return
-            yield self._window(self.next)
-            self.next += self.stride
-            self._evict()
-
-    def _looked_ahead(self, last: _Kept) -> bool:
-        if self.rule == "cyclic":
-            return last.index >= self.next - self.before + self.spec.frames - 1
-        if self.rule == "reversed":
-            return last.index >= (
-                self.next + self.spec.frames - 1 if self._reversed(self.next) else self.next
-            )
-        if (
-            len(self.ring) > self.capacity
-        ):  # times so dense, or a rate so wrong, that a window holds thousands
-            self.shortened = True
-            return True
-        steady = self.spec.step_unit == "seconds" or last.index >= self.next + self.after * self.spec.step
-        return steady and last.time >= self._at(self.next).time + self.after * self.step_seconds - 1e-6
-
-    def _reversed(self, target: int) -> bool:
-        return self.rule == "reversed" and target < self.spec.frames - 1
-
-    def _at(self, index: int) -> _Kept:
-        first = self.ring[0].index
-        return self.ring[min(max(index - first, 0), len(self.ring) - 1)]
-
-    def _window(self, index: int) -> _Window:
-        target, length = self._at(index), self.spec.frames
-        if self.rule == "cyclic":
-            start = index - self.before
-            present = min(length, self.ring[-1].index - start + 1)
-            frames = [self._at(start + i % present) for i in range(length)]
-            return _Window(target, frames, [frame.time for frame in frames], clip_audio=True)
-        if self._reversed(index):
-            frames = [self._at(index + length - 1 - i) for i in range(length)]
-            times = [target.time + (length - 1 - i) / self.fps for i in range(length)]
-            return _Window(target, frames, times, reverse=True, clip_audio=True)
-        offsets = range(-self.before, self.after + 1)
-        times = [target.time + offset * self.step_seconds for offset in offsets]
-        if self.spec.step_unit == "frames":
-            frames = [self._at(index + round(offset * self.spec.step)) for offset in offsets]
-            if self._steady(target, frames, times, index, offsets):
-                return _Window(target, frames, times, clip_audio=self.rule == "reversed")
-        ring_times = [kept.time for kept in self.ring]
-        return _Window(target, [self.ring[_nearest(ring_times, t)] for t in times], times)
-
-    def _steady(
-        self, target: _Kept, frames: list[_Kept], times: list[float], index: int, offsets: range
-    ) -> bool:
-        """Say whether the frames picked by index lie within half a frame of their nominal times."""
-        for frame, time, offset in zip(frames, times, offsets, strict=True):
-            clamped = frame.index != index + round(offset * self.spec.step)
-            # A container's average rate may be a little off: allow 5 % drift per slot.
-            if not clamped and abs(frame.time - time) * self.fps > 0.5 + 0.05 * abs(offset):
-                return False
-        return True
-
-    def _evict(self) -> None:
-        if self.rule == "cyclic":
-            keep_index, keep_time = self.next - self.before, float("inf")
-        elif self.rule == "reversed":
-            keep_index, keep_time = self.next - self.spec.frames + 1, float("inf")
-        else:
-            reach = self.before * self.step_seconds + 2.0 / self.fps
-            keep_time = self._at(self.next).time - reach
-            steps = self.before * self.spec.step if self.spec.step_unit == "frames" else 0
-            keep_index = self.next - int(steps)
-        while len(self.ring) > 1 and self.ring[0].index < keep_index and self.ring[0].time < keep_time:
-            self.ring.popleft()
-        while len(self.ring) > self.capacity and self.ring[0].index < self.next:
-            self.ring.popleft()
-
-
-def _nearest(times: list[float], time: float) -> int:
-    after = bisect_left(times, time)
-    if after == 0:
-        return 0
-    if after == len(times):
-        return after - 1
-    return after if times[after] - time < time - times[after - 1] else after - 1
 
 
 class VideoPrediction(Iterator[FrameMap]):
@@ -220,6 +95,8 @@ class VideoPrediction(Iterator[FrameMap]):
         keep_images: bool = False,
         keep_aux: bool = False,
     ) -> None:
+        from avsal.models.base import WindowRunner
+
         if batch_size < 1 or stride < 1:
             raise ConfigError(f"batch_size={batch_size} and stride={stride} are at least 1.")
         if coverage not in ("full", "authors"):
@@ -233,26 +110,30 @@ class VideoPrediction(Iterator[FrameMap]):
         self.fps = self.info.fps
         self._sound: AudioStream | None = None
         self._preprocess = FramePreprocessor(self.spec)
-        self._windows = _Windows(self.spec, self.fps, coverage, stride)
+        self._ring: deque[_Kept] = deque()
         try:
+            self._planner = WindowPlanner(self.spec, self.fps, coverage, stride)
+            network = self._network = _still(module.network)
+            plain = not (reuse or network.follows_film)
+            self._runner = WindowRunner(network) if plain else network.window_runner()
             self._bound_batch()
         except BaseException:
             self._stream.close()
             raise
-        self._reuse = reuse or module.network.follows_film
         self._results = self._run()
 
     def _bound_batch(self) -> None:
         """Open the sound, and take fewer windows at once where their sound or pictures would fill the memory."""
+        # Frames that arrive between a frame and its window's turn.
+        late = max(reach(self.spec, self.fps)[1], math.ceil(self._runner.delay * self.fps))
         if self.keep_images:
-            ahead = round(self._windows.after * self.spec.step) if self.spec.step_unit == "frames" else 0
-            held = _IMAGE_BYTES // (3 * self.info.width * self.info.height) - ahead
+            held = _IMAGE_BYTES // (3 * self.info.width * self.info.height) - late
             self.batch_size = max(1, min(self.batch_size, held))
         if self.spec.audio is None:
             return
         self._sound = AudioStream(self.path, rate=self.spec.audio.sample_rate)
-        last = (self.spec.frames - 1) * self._windows.step_seconds
-        begin, end = self.spec.audio.samples(0.0, last, self.fps, self._sound.rate)
+        step = self.spec.step if self.spec.step_unit == "seconds" else self.spec.step / self.fps
+        begin, end = self.spec.audio.samples(0.0, (self.spec.frames - 1) * step, self.fps, self._sound.rate)
         what = (
             f"{self.path}: at {self.fps:g} frames per second one clip spans {end - begin:,} samples of sound"
         )
@@ -264,9 +145,9 @@ class VideoPrediction(Iterator[FrameMap]):
         """What was lost or repaired so far, in sentences."""
         dense = (
             f"{self.path}: its frames lie so close for {self.fps:g} frames per second that windows were shortened to "
-            f"{self._windows.capacity} frames."
+            f"{self._planner.capacity} frames."
         )
-        found = (self.report.message, self.audio_message, dense if self._windows.shortened else None)
+        found = (self.report.message, self.audio_message, dense if self._planner.shortened else None)
         return [note for note in found if note]
 
     @property
@@ -292,15 +173,11 @@ class VideoPrediction(Iterator[FrameMap]):
         self._results.close()
 
     def _run(self) -> Generator[FrameMap]:
-        from avsal.models.base import WindowRunner
-
-        network = self._network = _still(self.module.network)
-        self._runner = network.window_runner() if self._reuse else WindowRunner(network)
-        pending: list[_Window] = []
+        pending: list[_Clip] = []
         try:
             with self._stream:
-                for window in self._planned():
-                    pending.append(window)
+                for clip in self._clips():
+                    pending.append(clip)
                     if len(pending) == self.batch_size:
                         yield from self._predict(pending)
                         pending = []
@@ -310,35 +187,54 @@ class VideoPrediction(Iterator[FrameMap]):
             if self._sound is not None:
                 self._sound.close()
 
-    def _planned(self) -> Iterator[_Window]:
-        runner = self._runner
-        waiting: deque[_Window] = deque()
+    def _clips(self) -> Iterator[_Clip]:
+        runner, planner, ring = self._runner, self._planner, self._ring
+        waiting: deque[_Clip] = deque()
+
+        def take(windows: list[Window]) -> None:
+            first = ring[0].index
+            waiting.extend(
+                _Clip(window, ring[window.target - first], [ring[i - first] for i in window.frames])
+                for window in windows
+            )
+            while ring[0].index < planner.first:
+                ring.popleft()
+
         runner.begin(self._sound)
         for frame in self._stream:
             runner.watch(frame.index, frame.time, frame.image)
-            waiting.extend(self._windows.push(self._kept(frame)))
+            ring.append(self._kept(frame))
+            if planner.capacity is None:
+                window = math.ceil(
+                    self.spec.frames * (self.spec.step if self.spec.step_unit == "frames" else 1)
+                )
+                planner.capacity = max(window + 1, _RING_BYTES // ring[0].pixels.nbytes)
+            take(planner.push(frame.time))
             while waiting and frame.time >= waiting[0].target.time + runner.delay:
                 yield waiting.popleft()
+            while len(waiting) > planner.capacity:
+                planner.shortened = True
+                yield waiting.popleft()
         runner.end()
-        waiting.extend(self._windows.finish())
+        take(planner.finish())
         yield from waiting
 
     def _kept(self, frame: Frame) -> _Kept:
         pixels = self._preprocess(frame.image[None])[:, 0]
-        wanted = self.keep_images and frame.index % self.stride == 0
+        wanted = self.keep_images and (frame.index - self._planner.start) % self.stride == 0
         return _Kept(frame.index, frame.time, pixels, frame.image if wanted else None)
 
-    def _predict(self, windows: list[_Window]) -> Iterator[FrameMap]:
+    def _predict(self, clips: list[_Clip]) -> Iterator[FrameMap]:
         device, dtype = self.module.device, _number_type(self._network)
         # Every distinct frame travels to the device once; windows are gathered there.
-        distinct = {kept.index: kept for window in windows for kept in window.frames}
+        distinct = {kept.index: kept for clip in clips for kept in clip.frames}
         order = {index: place for place, index in enumerate(sorted(distinct))}
         pixels = torch.stack([distinct[index].pixels for index in order], dim=1).to(device, dtype)
-        frame_ids = torch.tensor([[kept.index for kept in window.frames] for window in windows])
-        places = torch.tensor([[order[kept.index] for kept in window.frames] for window in windows])
+        frame_ids = torch.tensor([[kept.index for kept in clip.frames] for clip in clips])
+        places = torch.tensor([[order[kept.index] for kept in clip.frames] for clip in clips])
         video = pixels[:, places.to(device)].transpose(0, 1)
         with torch.inference_mode():
-            sound = self._audio_input(windows, video)
+            sound = self._audio_input(clips, video)
             if sound is not None and dtype != torch.float32:  # what front ends return
                 sound = sound.to(dtype)
             output = self._runner(video, frame_ids, sound)
@@ -348,22 +244,18 @@ class VideoPrediction(Iterator[FrameMap]):
             1
         )
         if not finite.all():
-            first = windows[int((~finite).nonzero()[0])].target
+            first = clips[int((~finite).nonzero()[0])].target
             raise WeightsError(
                 f"{self.path}: the network's map of frame {first.index} ({first.time:.2f} s) holds NaN or infinite "
                 f"values. Its weights are damaged, or {str(dtype).removeprefix('torch.')} is too narrow for it; load "
                 "it again, in float32."
             )
-        yield from self._results_of(windows, maps, output)
+        yield from self._results_of(clips, maps, output)
 
-    def _results_of(self, windows: list[_Window], maps: Tensor, output: SaliencyOutput) -> Iterator[FrameMap]:
+    def _results_of(self, clips: list[_Clip], maps: Tensor, output: SaliencyOutput) -> Iterator[FrameMap]:
         future = self.spec.target if isinstance(self.spec.target, tuple) else ()
-        for i, window in enumerate(windows):
-            target = window.target
-            image, target.image = (
-                target.image,
-                None,
-            )  # the ring keeps the frame, but its picture has done its work
+        for i, target in enumerate(clip.target for clip in clips):
+            image, target.image = target.image, None  # the ring keeps the frame, but needs no picture
             yield FrameMap(
                 target.index,
                 target.time,
@@ -379,32 +271,24 @@ class VideoPrediction(Iterator[FrameMap]):
                 else {},
             )
 
-    def _audio_input(self, windows: list[_Window], video: Tensor) -> Tensor | None:
+    def _audio_input(self, clips: list[_Clip], video: Tensor) -> Tensor | None:
         if self._sound is None or self.spec.audio is None:
             return self._network.audio_input(video)
-        rate = self._sound.rate
-        waves, begins = [], []
-        for window in windows:
-            first, last = min(window.times), max(window.times)
-            begin, end = self.spec.audio.samples(first, last, self.fps, rate)
-            if window.clip_audio:
-                begin, end = max(begin, 0), min(end, self._sound.length)
-            wave = self._sound.read(begin, max(end, begin))
-            waves.append(wave.flip(0) if window.reverse else wave)
-            begins.append(begin / rate)
-        lengths = torch.tensor([len(wave) for wave in waves])
+        waves, times = [], []
+        for window in (clip.window for clip in clips):
+            wave, begin = window.sound(self._sound, self.spec.audio, self.fps)
+            waves.append(wave)
+            times.append(torch.from_numpy(window.times - begin))
         padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
         if padded.shape[1] == 0:
             padded = padded.new_zeros((len(waves), 1))
-        times = torch.tensor([w.times for w in windows], dtype=torch.float64)
-        has_audio = torch.full((len(waves),), self._sound.has_audio)
         device = video.device
         return self._network.audio_input(
             video,
             padded.to(device),
-            lengths.to(device),
-            has_audio.to(device),
-            (times - torch.tensor(begins, dtype=torch.float64)[:, None]).to(device),
+            torch.tensor([len(wave) for wave in waves], device=device),
+            torch.full((len(waves),), self._sound.has_audio, device=device),
+            torch.stack(times).to(device),
         )
 
 
@@ -453,7 +337,7 @@ def predict_video(
             cyclically; MSPI and AVRSP serve the first frames with windows reversed in time, and skip a video of
             fewer than twice the clip's frames less one).
         reuse: take the exact reuse of work between windows where the network offers it.
-        stride: predict for every `stride`-th frame only ("full" coverage).
+        stride: predict for every `stride`-th frame only.
         keep_images: also hand out each frame as decoded.
         keep_aux: also hand out the network's named extras.
 

@@ -14,7 +14,7 @@ from av.codec.context import ThreadType
 
 from avsal.errors import MediaError
 from avsal.io._container import DECODE_ERRORS, container_family, open_media, require_video
-from avsal.io.clock import Clock, FrameTimes
+from avsal.io.clock import Clock, FrameTimes, frame_rate
 from avsal.io.picture import Orientation, Painter, examine_still, is_still
 from avsal.io.video import ONE_TO_ONE, VideoStream
 
@@ -32,12 +32,14 @@ class Table:
 
     Attributes:
         times: (n,) float64 seconds.
+        fps: average frames per second.
         stamps: (n,) int64 timestamps in the stream's unit; None where a seek could not go by them.
         key: (n,) int64, index of the last key frame at or before each frame.
         sums: (n,) int64 checksums of the frames where decoding told the table, None where the packets did.
     """
 
     times: np.ndarray
+    fps: float
     stamps: np.ndarray | None
     key: np.ndarray
     sums: np.ndarray | None = None
@@ -64,7 +66,7 @@ def _from_packets(path: Path) -> Table | None:
         if container_family(container) not in ("mov", "matroska") or codec not in ONE_TO_ONE:
             return None
         clock, errors = Clock(container), list[str]()
-        times = FrameTimes(container, stream, clock)
+        times, fps = FrameTimes(container, stream, clock), frame_rate(container, stream)
         found: list[tuple[int, bool]] = []
         for packet in clock.packets(stream, errors=errors):
             if packet.size:
@@ -78,7 +80,7 @@ def _from_packets(path: Path) -> Table | None:
     if not np.all(np.diff(stamps) > 0):
         return None
     key = _last_key(np.array([key for _, key in found]))
-    return Table(np.array([times.time(int(stamp)) for stamp in stamps]), stamps, key)
+    return Table(np.array([times.time(int(stamp)) for stamp in stamps]), fps, stamps, key)
 
 
 def _from_frames(path: Path) -> Table:
@@ -94,7 +96,13 @@ def _from_frames(path: Path) -> Table:
             frame = next(video._frames, None)
         seekable = not video._clock.notes and None not in (stamps[i] for i, key in enumerate(keys) if key)
     known = np.array([-1 if stamp is None else stamp for stamp in stamps], dtype=np.int64)
-    return Table(np.array(times), known if seekable else None, _last_key(np.array(keys)), np.array(sums))
+    return Table(
+        np.array(times),
+        video.info.fps,
+        known if seekable else None,
+        _last_key(np.array(keys)),
+        np.array(sums),
+    )
 
 
 def _last_key(keys: np.ndarray) -> np.ndarray:

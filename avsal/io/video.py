@@ -453,7 +453,7 @@ class VideoReader:
     @property
     def fps(self) -> float:
         """Average frames per second."""
-        return self.info.fps
+        return self._frames().fps
 
     def __len__(self) -> int:
         return len(self._frames().times)

@@ -16,11 +16,14 @@ from avsal.data.fixations import FixationTable
 from avsal.data.frames import resize_frames
 from avsal.data.items import VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
+from avsal.data.module import SaliencyDataModule
+from avsal.data.pack import pack, packed_items
 from avsal.data.readers import OpenVideo, PointAnnotation
 from avsal.errors import DataError
 from avsal.inference.video import predict_video
 from avsal.models.base import SaliencyModule, SaliencyNetwork
 from avsal.types import AudioSpec, ClipSpec
+from avsal.zoo import from_pretrained
 from tests.media import frame_number, tone, write_clip
 
 SPEC = ClipSpec(
@@ -204,9 +207,18 @@ class RecordModule(SaliencyModule):
         self.network = Record(spec)
 
 
+CLOCKS = {
+    "steady": None,
+    "hole": [k * 0.04 + (0.6 if k >= 20 else 0) for k in range(40)],
+    "variable": [round(0.03 * k + 0.0006 * k * k, 3) for k in range(40)],
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("rule", ["clamp", "cyclic", "reversed"])
-def test_test_batches_are_what_whole_video_prediction_sees(tmp_path, rule):
-    path = write_clip(tmp_path / "b.mp4", frames=40, fps=25, sound=tone(1.6, 8000), rate=8000)
+def test_test_batches_are_what_whole_video_prediction_sees(tmp_path, rule, clock):
+    times = CLOCKS[clock]
+    path = write_clip(tmp_path / "b.mp4", frames=40, fps=25, sound=tone(1.6, 8000), rate=8000, times=times)
     spec = replace(SPEC, authors_coverage=rule, target="last" if rule == "reversed" else 8)
     coverage = "full" if rule == "clamp" else "authors"
     module = RecordModule(spec).eval()
@@ -226,6 +238,32 @@ def test_test_batches_are_what_whole_video_prediction_sees(tmp_path, rule):
         assert torch.equal(video_a, video_b)
         torch.testing.assert_close(sound_a, sound_b, rtol=0, atol=1e-9)
         torch.testing.assert_close(times_a, times_b)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_real_clip_gets_the_same_maps_from_prediction_test_batches_and_packs(real_data, tmp_path, packed):
+    module = from_pretrained("stavis-tiny-synthav").eval()
+    path = real_data / "media" / "no_duration.webm"
+    predicted = torch.stack([result.map for result in predict_video(module, path, batch_size=8)])
+    videos = [VideoItem("set/a", None, None, OpenVideo(path), None, path).counted()]
+    if packed:
+        data = Listed(videos)
+        pack(data, tmp_path / "pack.h5", module.spec)
+        videos = packed_items(tmp_path / "pack.h5", "test", module.spec)
+    batches = VideoBatches(videos, module.spec, batch_size=8)
+    with torch.inference_mode():
+        tested = torch.cat([module(batches[k]).saliency()[:, 0] for k in range(len(batches))])
+    assert len(tested) > 20
+    torch.testing.assert_close(tested, predicted, rtol=1e-3, atol=1e-5)
+
+
+class Listed(SaliencyDataModule):
+    def __init__(self, videos: list[VideoItem]) -> None:
+        super().__init__()
+        self.videos = videos
+
+    def items(self, split):
+        return self.videos if split == "test" else []
 
 
 def test_maps_have_the_models_size_in_validation_and_their_own_in_test(clip):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -16,7 +17,7 @@ from avsal.errors import ConfigError, MediaError, WeightsError
 from avsal.inference.video import predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream
-from avsal.models.base import SaliencyModule, SaliencyNetwork
+from avsal.models.base import SaliencyModule, SaliencyNetwork, WindowRunner
 from avsal.types import AudioSpec, ClipSpec, SaliencyOutput
 from tests.media import cut, frame_number, tone, write_clip
 
@@ -205,7 +206,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     prediction = predict_video(RecorderModule(), path, batch_size=4)
     largest = 0
     for _ in prediction:
-        largest = max(largest, len(prediction._windows.ring))
+        largest = max(largest, len(prediction._ring))
     assert largest <= 16 + 8
 
 
@@ -222,7 +223,7 @@ def test_the_ring_is_bounded_where_frames_are_denser_than_the_rate_says(
     indices = []
     for result in prediction:
         indices.append(result.index)
-        longest = max(longest, len(prediction._windows.ring))
+        longest = max(longest, len(prediction._ring))
     assert indices == list(range(201))
     assert longest <= 42
     assert "shortened" in " ".join(prediction.notes)
@@ -239,9 +240,56 @@ def test_no_more_pictures_are_held_than_wait_for_their_maps(
     for result in prediction:
         assert result.image is not None
         assert frame_number(result.image) == result.index
-        held.append(sum(kept.image is not None for kept in prediction._windows.ring))
+        held.append(sum(kept.image is not None for kept in prediction._ring))
     assert len(held) == 40
     assert max(held) <= 9
+
+
+class Late(WindowRunner):
+    """Runs a window 0.4 s after its frame, and counts the pictures that are alive."""
+
+    delay = 0.4
+
+    def __init__(self, network: SaliencyNetwork) -> None:
+        super().__init__(network)
+        self.alive = self.most = 0
+
+    def watch(self, index: int, time: float, image: np.ndarray) -> None:
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(image, self.gone)
+
+    def gone(self) -> None:
+        self.alive -= 1
+
+
+def test_pictures_that_wait_for_a_late_runner_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "long.mp4", frames=90, fps=25)
+    module = RecorderModule()
+    runner = Late(module.network)
+    monkeypatch.setattr(module.network, "window_runner", lambda: runner)
+    monkeypatch.setattr("avsal.inference.video._IMAGE_BYTES", 30 * 3 * HEIGHT * WIDTH)
+    prediction = predict_video(module, path, keep_images=True, batch_size=64)
+    assert [result.index for result in prediction] == list(range(90))
+    # 10 frames of the delay, among them the 7 after the target, 20 of a batch, and the newest
+    assert prediction.batch_size == 20
+    assert 28 <= runner.most <= 32
+
+
+def test_windows_that_wait_for_a_late_runner_are_bounded_where_frames_are_dense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "burst.mkv", frames=121, times=[n * 0.002 for n in range(120)] + [60.0])
+    monkeypatch.setattr("avsal.inference.video._RING_BYTES", 40 * 4 * 3 * HEIGHT * WIDTH)
+    module = RecorderModule(frames=1, target=0)
+    runner = Late(module.network)
+    monkeypatch.setattr(module.network, "window_runner", lambda: runner)
+    prediction = predict_video(module, path, keep_images=True)
+    assert [result.index for result in prediction] == list(range(121))
+    assert runner.most <= 40 + 8 + 2
+    assert "shortened" in " ".join(prediction.notes)
 
 
 def test_a_clip_that_spans_too_much_sound_is_refused_and_one_that_spans_much_runs_alone(

@@ -31,7 +31,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from avsal.checkpoints.file import START_ARGUMENTS, read_pickle
+from avsal.checkpoints.file import read_pickle
 from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
 from avsal.evaluation.results import checkpoint_of, weights_hash
 from avsal.files import cache_folder, explained, writing
@@ -502,10 +502,10 @@ def check_arguments(
             f"{source} is a checkpoint of {written['model']}, but the configuration builds {model_name(model)}; "
             "use that model's configuration."
         )
-    defaults = inspect.signature(type(model).__init__).parameters
-    theirs = {k: p.default for k, p in defaults.items() if k in model.hparams} | dict(written["arguments"])
+    defaults = type(model).arguments()
+    theirs = {k: v for k, v in defaults.items() if k in model.hparams} | dict(written["arguments"])
     ours = dict(model.hparams)
-    compared = {*theirs, *ours} - set(START_ARGUMENTS) if training else deciding_arguments(model)
+    compared = {*theirs, *ours} - set(model.start_arguments) if training else deciding_arguments(model)
     different = [
         f"{key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured"
         for key in sorted(compared)
@@ -520,14 +520,10 @@ def check_arguments(
         )
 
 
-#: Arguments of networks that only training reads.
-_TRAINING = re.compile(r"freeze_\w+|bn_momentum|drop_path|init_std")
-
-
 def deciding_arguments(model: SaliencyModule) -> set[str]:
     """Return the constructor arguments that change what the network computes or how it is scored."""
     network = set(inspect.signature(type(model.network).__init__).parameters) - {"self"}
-    return {name for name in network if not _TRAINING.fullmatch(name)} | set(model.protocol_arguments)
+    return (network - set(model.training_arguments)) | set(model.protocol_arguments)
 
 
 def _plain(value: Any) -> Any:

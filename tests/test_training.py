@@ -18,7 +18,6 @@ import yaml
 
 import avsal
 from avsal import cli
-from avsal.checkpoints.file import START_ARGUMENTS
 from avsal.errors import ConfigError
 from avsal.evaluation.results import Results, checkpoint_of, weights_hash
 from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments, new_run_folder
@@ -424,7 +423,7 @@ TRAINING_ONLY = {
     "lr", "min_lr", "weight_decay", "optimizer", "schedule", "milestones", "clip_norm", "deep_supervision", "loss",
     "loss_weights", "loss_frames", "av_weight", "sim_norm", "alpha", "coarse_weight", "positions", "bn_momentum",
     "drop_path", "init_std", "freeze_bn", "freeze_encoder", "freeze_encoders", "freeze_audio",
-    "freeze_audio_bn", "freeze_image", "freeze_motion", "allow_random_frozen", "keep", "encoder_lr",
+    "freeze_audio_bn", "freeze_image", "freeze_motion", "allow_random_frozen", "keep", "encoder_lr", "targets",
 }  # fmt: skip
 
 
@@ -435,7 +434,7 @@ def test_every_argument_either_decides_about_a_test_or_is_known_to_train_only(na
         small = {"encoder": "s3d", "width": 0.25, "image_stream": "none", "audio": False}
     module = avsal.create_model(name, **small)
     deciding = deciding_arguments(module)
-    open_questions = set(module.hparams) - deciding - TRAINING_ONLY - set(START_ARGUMENTS)
+    open_questions = set(module.hparams) - deciding - TRAINING_ONLY - set(module.start_arguments)
     assert open_questions == set()
     assert not deciding & {"lr", "weight_decay", "optimizer", "loss_weights", "freeze_bn"}
     assert ({"base_arguments"} if name == "speaker" else {"size"}) <= deciding

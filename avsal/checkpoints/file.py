@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
-#: Arguments that say where a training started. They are stored as None: the weights that came of it are in the
-#: file, and training it further must not load the old start over them.
-START_ARGUMENTS = (
-    "init_from",
-    "backbone",
-    "audio_backbone",
-    "motion_weights",
-    "audio_weights",
-    "image_weights",
-    "imagenet_weights",
-)
 
 
 def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:
@@ -48,9 +37,7 @@ def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:
     """
     from avsal.models.base import model_name
 
-    arguments = {
-        key: None if key in START_ARGUMENTS else value for key, value in dict(module.hparams).items()
-    }
+    arguments = {k: None if k in module.start_arguments else v for k, v in dict(module.hparams).items()}
     return {
         "format_version": FORMAT_VERSION,
         "model": model_name(module),

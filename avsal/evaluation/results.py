@@ -543,11 +543,9 @@ def ran_whole(trainer: Trainer | None) -> bool:
 
 def changed_arguments(module: SaliencyModule) -> dict[str, Any]:
     """Return the constructor arguments that a module was made with and that are not the defaults, as plain values."""
-    import inspect
-
-    defaults = inspect.signature(type(module).__init__).parameters
+    defaults = type(module).arguments()
     given = {k: _plain(v) for k, v in dict(module.hparams).items() if k in defaults}
-    return {k: v for k, v in given.items() if v != _plain(defaults[k].default)}
+    return {k: v for k, v in given.items() if v != _plain(defaults[k])}
 
 
 def _plain(value: Any) -> Any:

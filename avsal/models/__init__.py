@@ -33,6 +33,17 @@ def model_class(name: str) -> type[SaliencyModule]:
     return module
 
 
+def class_named(name: str | None) -> type[SaliencyModule]:
+    """Return the class that results files call `name`, such as "STAViS" for `STAViSModule`.
+
+    For a name that is no model's (a class of the user's own) it is `SaliencyModule` itself.
+    """
+    from avsal.models.base import SaliencyModule
+
+    found = (cls for cls in map(model_class, list_models()) if cls.__name__.removesuffix("Module") == name)
+    return next(found, SaliencyModule)
+
+
 def create_model(name: str, **options: Any) -> SaliencyModule:
     """Return a freshly initialised model.
 
@@ -43,10 +54,8 @@ def create_model(name: str, **options: Any) -> SaliencyModule:
     Raises:
         ConfigError: unknown name, or an argument that the model does not take.
     """
-    import inspect
-
     cls = model_class(name)
-    known = [p for p in inspect.signature(cls.__init__).parameters if p != "self"]
+    known = cls.arguments()
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"{name} takes no argument {', '.join(unknown)}; it takes: {', '.join(known)}.")

@@ -638,6 +638,15 @@ class AVRSPModule(SaliencyModule):
     postprocess = "stavis"  # the paper says nothing; its tables compare with STAViS's numbers
     weights_of: ClassVar[dict[str, tuple[str, str]]] = {"encoder": ("backbone", "freeze_encoder")}
     network: AVRSP
+    network_class = AVRSP
+    training_arguments = ("bn_momentum", "freeze_bn", "freeze_encoder", "freeze_audio_bn")
+    sound_arguments = (
+        "audiovisual", "fusion", "blocks", "heads", "scale_tokens", "norm_tokens", "audio_width", "audio_samples",
+        "freeze_audio_bn", "coarse",
+    )  # fmt: skip
+    small: ClassVar[dict[str, Any]] = {
+        "size": [64, 64], "frames": 8, "channels": 8, "heads": 2, "width": 0.0625, "audio_width": 2,
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ one file of this folder, and names its module class `MODULE` there.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -176,8 +177,22 @@ class SaliencyModule(L.LightningModule):
     monitor: str = "val/cc"
     #: Citation key or reference of the paper, for model cards.
     paper: ClassVar[str] = ""
+    #: The class that the constructor's `**network` goes to; None where the constructor lists every argument itself.
+    network_class: ClassVar[type[SaliencyNetwork] | None] = None
+    #: Arguments of the network that change neither its maps nor its cost, only how it learns.
+    training_arguments: ClassVar[tuple[str, ...]] = ()
+    #: Arguments of the network that a visual-only one has no use for, the switch itself included.
+    sound_arguments: ClassVar[tuple[str, ...]] = ("audiovisual",)
+    #: Arguments that name the weights a training starts from. Checkpoints store None for them: what came of those
+    #: weights is in the file, and training it further must not load the old start over it.
+    start_arguments: ClassVar[tuple[str, ...]] = ("init_from", "backbone", "audio_backbone")
     #: Constructor arguments beside the network's that change what a test computes.
     protocol_arguments: ClassVar[tuple[str, ...]] = ()
+    #: Arguments of a small network of the same form, which runs in seconds.
+    small: ClassVar[Mapping[str, Any]] = {}
+    #: Rows of the paper's tables -> their constructor arguments, and a remark on them (`avsal info --variants`).
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants_note: ClassVar[str] = ""
     #: Name, sha256 of the file, and hash of the entries that the module was filled with.
     weights_from: tuple[str, str | None, str] | None = None
     #: The post-processing of the authors' test script (see `avsal.metrics.postprocess`), None for none ...
@@ -193,8 +208,51 @@ class SaliencyModule(L.LightningModule):
 
     @property
     def spec(self) -> ClipSpec:
-        """The clip that the network eats."""
+        """The clip that the network takes."""
         return self.network.spec
+
+    # -- facts about the model -----------------------------------------------------------------------
+
+    @classmethod
+    def arguments(cls) -> dict[str, Any]:
+        """Return the constructor's arguments and their defaults, the network's first.
+
+        An argument without a default has `inspect.Parameter.empty`.
+        """
+        found: dict[str, Any] = {}
+        for part in (cls.network_class, cls):
+            if part is not None:
+                for name, parameter in inspect.signature(part.__init__).parameters.items():
+                    if name != "self" and parameter.kind not in (
+                        parameter.VAR_POSITIONAL,
+                        parameter.VAR_KEYWORD,
+                    ):
+                        found[name] = parameter.default
+        return found
+
+    @classmethod
+    def architecture(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of some constructor arguments that define the network, without those of its training."""
+        known = (
+            set(inspect.signature(cls.network_class.__init__).parameters)
+            if cls.network_class
+            else {*arguments}
+        )
+        left_out = {*cls.training_arguments, *cls.start_arguments}
+        return {k: v for k, v in arguments.items() if k in known and k not in left_out}
+
+    @classmethod
+    def visual_part(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of `architecture(arguments)` that an audio-visual network and its visual-only twin share."""
+        return {k: v for k, v in cls.architecture(arguments).items() if k not in cls.sound_arguments}
+
+    @classmethod
+    def modality(cls, arguments: Mapping[str, Any]) -> Literal["AV", "V", "none"]:
+        """Return whether the module with these arguments sees and hears ("AV") or sees only ("V").
+
+        "none" is for maps that do not depend on the video. Arguments that are not given have their defaults.
+        """
+        return "AV" if {**cls.arguments(), **arguments}.get("audiovisual") else "V"
 
     # -- network -------------------------------------------------------------------------------------
 

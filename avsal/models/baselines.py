@@ -7,7 +7,8 @@ the rest.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -86,6 +87,11 @@ class BaselineModule(SaliencyModule):
 
     network: Prior | FromGroundTruth
     protocol_arguments = ("kind", "size", "sigma", "held_out", "blur", "reservoir", "seed")
+
+    @classmethod
+    def modality(cls, arguments: Mapping[str, Any]) -> Literal["none"]:
+        """Return "none": no map depends on the video."""
+        return "none"
 
     def __init__(
         self,

@@ -459,6 +459,17 @@ class CASPNetModule(SaliencyModule):
     weights_of: ClassVar[dict[str, tuple[str, str]]] = {"audio_encoder": ("audio_backbone", "freeze_audio")}
     variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
     network: CASPNet
+    network_class = CASPNet
+    training_arguments = ("bn_momentum", "freeze_bn", "freeze_audio")
+    sound_arguments = (
+        "audiovisual", "fusion", "softmax", "stages", "iterations", "cpc_layers", "alpha", "alpha_top",
+        "learnable_alpha", "cpc_gradient", "cpc_error", "audio_encoder", "audio_width", "audio_relu", "freeze_audio",
+        "context",
+    )  # fmt: skip
+    small: ClassVar[dict[str, Any]] = {
+        "size": [32, 32], "frames": 8, "channels": 8, "growth": 4, "decoder_width": 8, "width": 0.0625,
+        "audio_encoder": "small", "audio_width": 4,
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -526,6 +526,22 @@ class CSTSModule(SaliencyModule):
 
     paper = "lai2024csts"
     network: CSTS
+    network_class = CSTS
+    training_arguments = ("drop_path", "init_std", "freeze_encoders")
+    sound_arguments = (
+        "fusion",
+        "contrast",
+        "audio_depths",
+        "contrast_dim",
+        "spectrogram",
+        "sample_rate",
+        "window",
+        "hop",
+    )
+    small: ClassVar[dict[str, Any]] = {
+        "size": [64, 64], "embed_dim": 8, "depths": [1, 1, 1, 1], "contrast_dim": 8, "spectrogram": [32, 32],
+        "window": 62, "hop": 750,
+    }  # fmt: skip
     weights_of: ClassVar[dict[str, tuple[str, str]]] = {
         name: (weights, "freeze_encoders")
         for names, weights in (
@@ -599,6 +615,17 @@ class CSTSModule(SaliencyModule):
             init_std=init_std,
             freeze_encoders=freeze_encoders,
         )
+
+    @classmethod
+    def architecture(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that define the network; the contrast "post" is the default and left out."""
+        found = super().architecture(arguments)
+        return {k: v for k, v in found.items() if (k, v) != ("contrast", "post")}
+
+    @classmethod
+    def modality(cls, arguments: Mapping[str, Any]) -> Literal["AV", "V"]:
+        """Return "AV", or "V" with `fusion="vision-only"`."""
+        return "V" if arguments.get("fusion") == "vision-only" else "AV"
 
     def forward(self, batch: Batch) -> SaliencyOutput:
         """Return the network's output for a batch of clips, from stored spectrograms where it has them."""

@@ -11,7 +11,7 @@ top-down decoder of our own: the network of the checkpoints that look at photogr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -121,6 +121,9 @@ class ISPModule(SaliencyModule):
     )
     val_metrics = ("cc", "nss")
     network: ISP
+    network_class = ISP
+    start_arguments = ("init_from", "imagenet_weights")
+    small: ClassVar[dict[str, Any]] = {"size": [32, 32], "encoder": "mobilenetv2_035", "channels": [8, 16]}
 
     def __init__(
         self,

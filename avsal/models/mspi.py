@@ -531,6 +531,14 @@ class MSPIModule(SaliencyModule):
         "Xie et al., Audio-visual saliency prediction with multisensory perception and integration, IVC 2024"
     )
     network: MSPI
+    network_class = MSPI
+    training_arguments = ("bn_momentum", "freeze_audio", "freeze_image", "freeze_motion")
+    sound_arguments = ("audio", "fusion", "projector_norm", "freeze_audio")
+    start_arguments = ("init_from", "motion_weights", "audio_weights", "image_weights", "imagenet_weights")
+    small: ClassVar[dict[str, Any]] = {
+        "size": [32, 32], "width": 0.0625, "image_encoder": "mobilenetv2_035", "freeze_motion": True,
+        "allow_random_frozen": True,
+    }  # fmt: skip
     postprocess = "mspi"
     postprocess_input = "log_density"
     variants: ClassVar[dict[str, dict[str, Any]]] = {
@@ -610,6 +618,11 @@ class MSPIModule(SaliencyModule):
             self.network.compute_av_loss = False
             for name in ("visual_projector", "visual_predictor", "audio_projector", "audio_predictor"):
                 self.network.get_submodule(name).requires_grad_(False)
+
+    @classmethod
+    def modality(cls, arguments: Mapping[str, Any]) -> Literal["AV", "V"]:
+        """Return "AV", or "V" with `audio=False`."""
+        return "AV" if arguments.get("audio", True) else "V"
 
     @classmethod
     def from_authors(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -214,6 +214,11 @@ class SpeakerModule(SaliencyModule):
     paper = "Light-ASD: Liao et al., A Light Weight Model for Active Speaker Detection, CVPR 2023"
     protocol_arguments = ("base", "base_arguments")
     network: Speaker
+
+    @classmethod
+    def modality(cls, arguments: Mapping[str, Any]) -> Literal["AV"]:
+        """Return "AV": the speaker stream hears, whatever its base network."""
+        return "AV"
 
     def __init__(
         self, base: str = "isp", base_arguments: Mapping[str, Any] | None = None, faces: int = 6

@@ -553,7 +553,17 @@ class STAViSModule(SaliencyModule):
     paper = "tsiami2020stavis"
     variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
     network: STAViS
+    network_class = STAViS
     postprocess = "stavis"
+    training_arguments = ("targets",)
+    sound_arguments = (
+        "audiovisual", "localisation", "maps", "fusion", "hidden", "audio_width", "audio_samples", "audio_pool",
+        "visual_pool", "projection_relu",
+    )  # fmt: skip
+    small: ClassVar[dict[str, Any]] = {
+        "size": [32, 32], "via": None, "frames": 8, "width": 4, "blocks": [1, 1, 1], "dsam_maps": 2, "hidden": 8,
+        "audio_width": 2,
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import numpy as np
 from avsal.errors import ConfigError, DataError
 from avsal.evaluation.shards import frames_path
 from avsal.files import writing
+from avsal.models import class_named
 from avsal.report.measured import Board, Entry, shown
 from avsal.report.published import LABELS
 from avsal.report.records import Record
@@ -20,12 +21,6 @@ from avsal.report.statistics import paired
 
 #: Colours that people with any colour vision tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-#: Arguments that an audio-visual network shares with its visual-only twin; the others are about sound or training.
-_VISUAL = {
-    "size", "frames", "width", "blocks", "dsam_maps", "channels", "encoder", "encoder_options", "embed_dim", "depths",
-    "decoder", "growth", "decoder_width", "image_encoder", "image_stream", "task", "timing",
-    "heads", "pairs", "synergy",
-}  # fmt: skip
 _LINES = ("-", "--", ":", "-.")
 _MARKS = {"AV": "o", "V": "s", "none": "^", "": "D"}
 
@@ -101,7 +96,8 @@ def twins(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
 
 def _architecture(entry: Entry) -> tuple[str | None, str]:
     results = entry.records[0].results
-    return results.model, str(sorted((k, str(v)) for k, v in results.arguments.items() if k in _VISUAL))
+    shared = class_named(results.model).visual_part(results.arguments)
+    return results.model, str(sorted((k, str(v)) for k, v in shared.items()))
 
 
 def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path: Path) -> Path:

@@ -179,15 +179,12 @@ def _counted(record: Record) -> Cost | None:
 
 @cache
 def _count(model: str, arguments: str) -> Cost | None:
-    from avsal.models import create_model, list_models, model_class
+    from avsal.models import class_named
     from avsal.zoo.show import network_cost
 
-    names = {model_class(name).__name__.removesuffix("Module"): name for name in list_models()}
-    if model not in names:
-        return None
     try:
-        cost = network_cost(create_model(names[model], **json.loads(arguments)).network)
-    except (AvsalError, TypeError):  # arguments of another version, or a baseline made of ground truth
+        cost = network_cost(class_named(model)(**json.loads(arguments)).network)
+    except (AvsalError, AttributeError, TypeError):  # of another version or program, or made of ground truth
         return None
     return Cost(parameters=cost.params, multiply_adds=cost.macs)
 

@@ -34,27 +34,6 @@ FOLDERS = {
     "Ego4DGazeDataModule": ("Ego4D", "ego4d"),
     "AriaGazeDataModule": ("Aria", "aria"),
 }
-#: What makes a network of each kind small, for `--fast`.
-SMALL: dict[str, dict[str, Any]] = {
-    "stavis": {
-        "size": [32, 32], "via": None, "frames": 8, "width": 4, "blocks": [1, 1, 1], "dsam_maps": 2, "hidden": 8,
-        "audio_width": 2,
-    },
-    "caspnet": {
-        "size": [32, 32], "frames": 8, "channels": 8, "growth": 4, "decoder_width": 8, "width": 0.0625,
-        "audio_encoder": "small", "audio_width": 4,
-    },
-    "avrsp": {"size": [64, 64], "frames": 8, "channels": 8, "heads": 2, "width": 0.0625, "audio_width": 2},
-    "mspi": {
-        "size": [32, 32], "width": 0.0625, "image_encoder": "mobilenetv2_035", "freeze_motion": True,
-        "allow_random_frozen": True,
-    },
-    "isp": {"size": [32, 32], "encoder": "mobilenetv2_035", "channels": [8, 16]},
-    "csts": {
-        "size": [64, 64], "embed_dim": 8, "depths": [1, 1, 1, 1], "contrast_dim": 8, "spectrogram": [32, 32],
-        "window": 62, "hop": 750,
-    },
-}  # fmt: skip
 #: The smallest size of an encoder whose segments do not fit smaller frames.
 FULL_SIZE = {"morphmlps": [224, 224]}
 
@@ -155,16 +134,16 @@ class Training:
 
     def small(self) -> SaliencyModule:
         """Return the network of `--fast`: the row's, of small size, from random weights."""
-        from avsal.checkpoints.file import START_ARGUMENTS
-        from avsal.models import create_model
+        from avsal.models import create_model, model_class
 
         arguments = {**self.recipe["model"]["init_args"], **self.system.arguments}
         size = arguments.get("size")
-        arguments |= SMALL[self.system.model]
+        cls = model_class(self.system.model)
+        arguments |= cls.small
         if size is not None and size[0] != size[1] and self.system.model == "mspi":
             arguments["size"] = [32, 64]
         arguments["size"] = FULL_SIZE.get(str(arguments.get("encoder")), arguments["size"])
-        arguments |= {name: None for name in START_ARGUMENTS if name in arguments}
+        arguments |= {name: None for name in cls.start_arguments if name in arguments}
         for argument, name in self.system.weights.items():
             if name in SYSTEMS:
                 arguments[argument] = weights_of(name, self.fold, self.args)
@@ -249,11 +228,12 @@ def _by_hand(name: str) -> str:
 
 def needed_weights(system: System) -> list[str]:
     """Return the names of all weights that a system's training starts from, of systems and of the registry."""
-    from avsal.checkpoints.file import START_ARGUMENTS
+    from avsal.models import model_class
 
+    start = model_class(system.model).start_arguments
     listed: Mapping[str, Any] = _merged(system.recipe)["model"]["init_args"]
     dropped = {*_dropped(system, listed), *system.weights}
-    own = [v for k, v in listed.items() if k in START_ARGUMENTS and v and k not in dropped]
+    own = [v for k, v in listed.items() if k in start and v and k not in dropped]
     return [*own, *system.weights.values()]
 
 

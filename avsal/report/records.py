@@ -11,8 +11,9 @@ from typing import Any
 
 from avsal.errors import AvsalError, DataError
 from avsal.evaluation.results import Results, fingerprint
+from avsal.models import class_named
 from avsal.report.published import SETS, ZERO_SHOT
-from avsal.report.systems import System, architecture, system_of
+from avsal.report.systems import System, system_of
 
 #: Entries of a results file's protocol that say how it was made, not what was measured.
 NOT_PROTOCOL = {"predictions", "format", "sound", "protocol"}
@@ -87,14 +88,15 @@ class Record:
         r = self.results
         if r.kind == "evaluate" or r.model is None:
             return None
-        return {"model": r.model, **architecture(r.arguments)}
+        return {"model": r.model, **class_named(r.model).architecture(r.arguments)}
 
     @property
     def modality(self) -> str:
         """ "AV", "V", "none" for baselines, "" where it is not known."""
         if self.system is not None:
             return self.system.modality
-        return modality(self.results.model, self.results.arguments)
+        r = self.results
+        return class_named(r.model).modality(r.arguments) if r.model is not None else ""
 
     @property
     def protocol(self) -> str:
@@ -125,17 +127,6 @@ class Record:
         return (
             f"{self.path.name} ({self.label}{', sound swapped' if self.sound != 'own' else ''}, {self.data})"
         )
-
-
-def modality(model: str | None, arguments: Mapping[str, Any]) -> str:
-    """Return "AV", "V" or "none" of a model as results files describe it; "" if it is not known."""
-    if model is None:
-        return ""
-    if model == "Baseline":
-        return "none"
-    hears = arguments.get("audiovisual", arguments.get("audio", True))
-    silent = model == "ISP" or not hears or arguments.get("fusion") == "vision-only"
-    return "V" if silent else "AV"
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:

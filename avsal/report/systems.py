@@ -10,17 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from avsal.models import avrsp, caspnet, csts, mspi, stavis
+from avsal.models import avrsp, caspnet, class_named, csts, model_class, mspi, stavis
 from avsal.report.published import PAPERS, Cell, select
-
-#: Constructor arguments that say how a model is trained, not what it is.
-TRAINING = {
-    "lr", "min_lr", "weight_decay", "schedule", "milestones", "optimizer", "backbone", "audio_backbone", "init_from",
-    "bn_momentum", "freeze_bn", "freeze_audio", "freeze_image", "freeze_audio_bn", "loss", "loss_weights",
-    "allow_random_frozen", "targets", "keep",
-    "deep_supervision", "drop_path", "clip_norm", "alpha", "loss_frames", "motion_weights", "audio_weights",
-    "image_weights", "imagenet_weights", "metric_thresholds", "av_weight", "sim_norm", "contrast_dim",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +68,9 @@ class System:
             model: class name without "Module", as results files have it.
             arguments: how it was trained does not matter here.
         """
-        from avsal.models import model_class
-
-        same = architecture(arguments) == architecture(self.arguments)
-        return same and model_class(self.model).__name__.removesuffix("Module") == model
-
-
-def architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constructor arguments that say what a model is, without those of its training."""
-    found = {k: v for k, v in arguments.items() if k not in TRAINING}
-    if found.get("contrast") == "post":  # CSTS's own, which its default stands for
-        del found["contrast"]
-    return found
+        cls = model_class(self.model)
+        same = cls.architecture(arguments) == cls.architecture(self.arguments)
+        return same and cls is class_named(model)
 
 
 _STAVIS, _CASP, _MSPI, _AVRSP, _CSTS = PAPERS.values()
@@ -99,14 +81,9 @@ _STAVIS, _CASP, _MSPI, _AVRSP, _CSTS = PAPERS.values()
 _AVAD_ETMD, _DIEM_AVAD = {"sets": ["AVAD", "ETMD_av"]}, {"sets": ["DIEM", "AVAD"]}
 
 
-def _hears(arguments: Mapping[str, Any]) -> str:
-    silent = (arguments.get("audiovisual", arguments.get("audio", True)), arguments.get("fusion"))
-    return "V" if not silent[0] or silent[1] == "vision-only" else "AV"
-
-
 def _stavis() -> Iterable[System]:
     def system(name: str, arguments: Mapping[str, Any], paper: str = _STAVIS, **more: Any) -> System:
-        hears = _hears(arguments)
+        hears = stavis.MODULE.modality(arguments)
         recipe = ("stavis.yaml" if hears == "AV" else "stavis-visual.yaml",)
         first = {"init_from": name.replace("audiovisual", "visual")} if hears == "AV" else {}
         return System(
@@ -133,7 +110,8 @@ def _stavis() -> Iterable[System]:
 def _casp() -> Iterable[System]:
     def system(name: str, arguments: Mapping[str, Any], label: str = "CASP-Net", **more: Any) -> System:
         return System(
-            name, label, _CASP, _hears(arguments), "caspnet", arguments, **{"recipe": ("casp.yaml",), **more}
+            name, label, _CASP, caspnet.MODULE.modality(arguments), "caspnet", arguments,
+            **{"recipe": ("casp.yaml",), **more},
         )  # fmt: skip
 
     first = {"init_from": "casp-visual-dhf1k"}
@@ -160,7 +138,7 @@ def _avrsp() -> Iterable[System]:
     def system(name: str, arguments: Mapping[str, Any], label: str = "AVRSP", **more: Any) -> System:
         first = {"init_from": "avrsp-visual-dhf1k"}
         return System(
-            name, label, _AVRSP, _hears(arguments), "avrsp", arguments,
+            name, label, _AVRSP, avrsp.MODULE.modality(arguments), "avrsp", arguments,
             **{"recipe": ("avrsp.yaml",), "weights": first, **more},
         )  # fmt: skip
 
@@ -213,8 +191,9 @@ def _mspi() -> Iterable[System]:
             weights[argument or "image_weights"] = source or default
         arguments = {**arguments, **({"encoder_options": options} if options else {})}
         large = {"batch_size": 2} if "size" in arguments else {}  # for 12 GB, as the released configuration
+        hears = mspi.MODULE.modality(arguments)
         return System(
-            name, label or f"MSPI ({name.removeprefix('mspi-')})", _MSPI, _hears(arguments), "mspi", arguments,
+            name, label or f"MSPI ({name.removeprefix('mspi-')})", _MSPI, hears, "mspi", arguments,
             recipe=("mspi.yaml",), data=large, weights=weights, **more,
         )  # fmt: skip
 
@@ -255,7 +234,7 @@ def _csts() -> Iterable[System]:
     def system(data: str, arguments: Mapping[str, Any], ending: str = "", **more: Any) -> System:
         arguments = {**arguments, **({"timing": "aria"} if data == "aria" else {})}
         recipe = ("csts.yaml" if data == "ego4d" else "csts-aria.yaml", f"data/{data}.yaml")
-        hears = _hears(arguments)
+        hears = csts.MODULE.modality(arguments)
         return System(
             f"csts-{data}{ending}", more.pop("label", f"CSTS ({ending[1:]})"), _CSTS, hears, "csts", arguments,
             recipe=recipe, folds=False, **more,

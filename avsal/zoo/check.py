@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import urllib.error
 
 from avsal.checkpoints import web
@@ -49,8 +48,7 @@ def _check_model(entry: Checkpoint) -> list[str]:
 
     if entry.model not in list_models():
         return [f"there is no model {entry.model!r} (known: {', '.join(list_models())})"]
-    known = set(inspect.signature(model_class(entry.model).__init__).parameters) - {"self"}
-    unknown = sorted(set(entry.arguments) - known)
+    unknown = sorted(set(entry.arguments) - set(model_class(entry.model).arguments()))
     return [f"{entry.model} takes no argument {', '.join(unknown)}"] if unknown else []
 
 

@@ -47,7 +47,7 @@ def describe_name(name: str, arguments: Mapping[str, Any]) -> RenderableType:
         return _entry(find(name))
     if name in list_models():
         module = create_model(name, **arguments)
-        more = _variants(module) if hasattr(module, "variants") and not arguments else []
+        more = _variants(module) if module.variants and not arguments else []
         return _group(f"model {name}", _module_rows(module), *more)
     if "/" not in name and not Path(name).exists():
         try:

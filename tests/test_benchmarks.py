@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from avsal import from_pretrained
+from avsal.nn.cpc import PredictiveCoding
 from benchmarks import real_gaze
 from benchmarks.hevc33 import assign, family
-from benchmarks.mechanisms import coding_errors, coding_table, retention, retention_table
+from benchmarks.mechanisms import coding_errors, coding_table, enlarged, reasons, retention, retention_table
 from tests.data.test_photos import make_set
 
 NAMES = [
@@ -91,15 +93,45 @@ def test_prediction_errors_are_told_by_level_and_iteration_as_shares_of_the_firs
 def test_retention_is_told_with_both_sounds_and_the_difference_of_the_same_clips():
     maps = torch.zeros(3, 2, 4, 2, 1, 1, 2)  # clips, blocks, heads, moments, T, h, w
     maps[..., 0], maps[..., 1] = 1.0, -3.0
-    own = retention({"Ret_A": maps}).numpy()
-    assert own.tolist() == [[-1.0, 2.0, pytest.approx(8**0.5)]] * 3  # mean, mean size, deviation over places
-    lines = retention_table({"own": own, "swapped": own - np.array([0.0, 0.5, 0.0])})
+    density = torch.zeros(3, 1, 4, 8)
+    density[..., :4] = (
+        1.0  # all of it on the left cell, which lies 2 above the mean, at a deviation of sqrt(8)
+    )
+    own = retention({"Ret_A": maps}, density).numpy()
+    # mean, mean size, deviation over places, height at the gaze
+    assert own.tolist() == [[-1.0, 2.0, pytest.approx(8**0.5), pytest.approx(2 / 8**0.5)]] * 3
+    lines = retention_table({"own": own, "swapped": own - np.array([0.0, 0.5, 0.0, 0.0])})
     assert lines[2].split(" | ")[1:] == [
         "-1.000 [-1.000, -1.000]",
         "-1.000 [-1.000, -1.000]",
         "+0.000 [+0.000, +0.000] |",
     ]
     assert lines[3].split(" | ")[3] == "+0.500 [+0.500, +0.500] |"
+
+
+def test_reasons_of_growing_errors_follow_from_the_size_of_a_linear_coding() -> None:
+    """One place, up x, down 3 x, no sound: g is 3, the error grows by (1 + 0.1 * 2)^2, with a tenth by 1.02^2."""
+    coding = PredictiveCoding(1, 1, layers=2, alpha=0.1, alpha_top=0.0)
+    for parameter in coding.parameters():
+        torch.nn.init.zeros_(parameter)
+    coding.up[0].weight.data[0, 0, 1, 1, 1] = 1.0  # type: ignore[operator, union-attr, index]
+    coding.down[0].weight.data[0, 0, 1, 1, 1] = 3.0 / 0.9  # type: ignore[operator, union-attr, index]
+    # The middle moves 0.1 of the way to its own prediction, which is 0 here.
+    found = reasons(coding, torch.ones(2, 1, 1, 1, 1), torch.zeros(2, 1), torch.zeros(2, 1))
+    expected = [1.0, 0.0, 0.0, 3.0, 144.0, 144.0, None, 144.0, -1.0]
+    for value, wanted in zip(found[0].tolist(), expected, strict=True):
+        assert wanted is None or value == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+    assert 100 < found[0, 6] < 106
+    coding.gradient = "total"
+    assert reasons(coding, torch.ones(2, 1, 1, 1, 1), torch.zeros(2, 1), torch.zeros(2, 1)).shape == (2, 3)
+
+
+def test_a_network_for_larger_frames_has_the_same_weights() -> None:
+    module = from_pretrained("avrsp-tiny-synthav")
+    larger = enlarged(module, 2)
+    assert larger.spec.size == (128, 192)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, larger.state_dict()[name]), name
 
 
 def test_real_gaze_scores_a_checkpoint_beside_priors_and_observers(tmp_path: Path) -> None:

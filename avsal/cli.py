@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "reproduce": ("run a paper's table on your data", "avsal.report.commands:reproduce"),
 }
 #: Commands whose modules still declare their options for argparse (`add_arguments`, `main`, or a dict of such pairs).
-ARGPARSE = {"predict", "evaluate", "data", "leaderboard", "reproduce"}
+ARGPARSE = {"predict", "evaluate", "data"}
 LIGHTNING = {
     "fit": "train a model (-c examples/stavis.yaml -c examples/data/synthetic.yaml)",
     "validate": "compute the validation metrics of a checkpoint",

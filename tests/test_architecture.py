@@ -158,8 +158,7 @@ def test_the_exceptions_are_still_needed() -> None:
 
 
 def test_nothing_imports_the_command_line() -> None:
-    # `report` is made of commands: `avsal reproduce` and `avsal leaderboard` share how they print.
-    free = ("cli", "report", "__main__")
+    free = ("cli", "__main__")
     assert [
         str(f) for f in imports() if f.inner and room(f.inner) == "cli" and room(f.module) not in free
     ] == []

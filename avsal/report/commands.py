@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from avsal.errors import ConfigError
+from avsal.options import assignments
 
-FORMATS = ("terminal", "markdown", "csv", "latex", "html")
-_SUFFIXES = {
-    ".md": "markdown",
-    ".csv": "csv",
-    ".tex": "latex",
-    ".html": "html",
-    ".htm": "html",
-    ".txt": "terminal",
-}
+Format = Literal["terminal", "markdown", "csv", "latex", "html"]
 
 
-def add_leaderboard_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `avsal leaderboard`'s arguments."""
-    parser.add_argument(
-        "results", nargs="*", type=Path, metavar="RESULTS",
-        help="results files, or folders with them (default: results, if it is there)",
-    )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else terminal")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="SET", help="only this data set; repeatable"
-    )
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only this metric (cc, nss, …); repeatable",
-    )
-    parser.add_argument(
-        "--measured-only", action="store_true", help="no rows of models that were not measured"
-    )
-    parser.add_argument(
-        "--everything", action="store_true", help="also copied rows and the papers' ablation tables"
-    )
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the figures into this folder")
-    parser.add_argument("--video", metavar="NAME", help="the video whose NSS is drawn over time")
-    parser.add_argument("--draws", type=int, default=10_000, help="bootstrap resamples. Default: 10000")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap. Default: 0")
+def leaderboard(
+    *results: Path,
+    format: Format | None = None,
+    out: Path | None = None,
+    data: Sequence[str] = (),
+    metric: Sequence[str] = (),
+    measured_only: bool = False,
+    everything: bool = False,
+    figures: Path | None = None,
+    video: str | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> int:
+    """Print tables of published and measured results.
 
-
-def leaderboard(args: argparse.Namespace) -> int:
-    """Run `avsal leaderboard`.
+    Args:
+        results: results files, or folders with them (default: results, if it is there).
+        format: of the tables (default: by the ending of --out, else terminal).
+        out: write to this file instead of the terminal.
+        data: only this data set; repeatable.
+        metric: only this metric (cc, nss, ...); repeatable.
+        measured_only: no rows of models that were not measured.
+        everything: also copied rows, the papers' ablation tables, and benchmarks that nothing here measures.
+        figures: draw the figures into this folder.
+        video: the video whose NSS is drawn over time.
+        draws: bootstrap resamples.
+        seed: of the bootstrap.
 
     Returns:
         0, or 1 if results were left out.
@@ -60,193 +49,138 @@ def leaderboard(args: argparse.Namespace) -> int:
         AvsalError: a path or an option is wrong.
     """
     from avsal.report.measured import Board, board
-    from avsal.report.published import METRICS
+    from avsal.report.published import METRICS, cells
+    from avsal.report.render import output
+    from avsal.report.tables import chosen
     from avsal.report.tables import leaderboard as tables_of
 
-    keys = {label.casefold(): key for label, (key, _) in METRICS.items()} | {
-        key: key for key, _ in METRICS.values()
+    keys = {key: key for key, _ in METRICS.values()} | {
+        label.casefold(): key for label, (key, _) in METRICS.items()
     }
-    unknown = [m for m in args.metric if m.casefold() not in keys]
-    if unknown:
+    if unknown := [m for m in metric if m.casefold() not in keys]:
         raise ConfigError(
             f"--metric {unknown[0]} is not known; allowed: {', '.join(k for k, _ in METRICS.values())}."
         )
-    if args.draws < 1:
-        raise ConfigError(f"--draws {args.draws} must be at least 1.")
-    paths = args.results or [path for path in [Path("results")] if path.is_dir()]
-    found = board(paths, draws=args.draws, seed=args.seed) if paths else Board([], [])
-    tables = tables_of(
-        found, data=args.data, metrics=[keys[m.casefold()] for m in args.metric], everything=args.everything,
-        published=not args.measured_only,
-    )  # fmt: skip
-    known = [name for name in dict.fromkeys([*found.sets, *_published_sets()]) if name]
-    wrong = [d for d in args.data if not any(_is(name, d) for name in known)]
+    if draws < 1:
+        raise ConfigError(f"--draws {draws} must be at least 1.")
+    paths = [Path(path) for path in results] or [path for path in [Path("results")] if path.is_dir()]
+    found = board(paths, draws=draws, seed=seed) if paths else Board([], [])
+    metrics = [keys[m.casefold()] for m in metric]
+    tables = tables_of(found, data=data, metrics=metrics, everything=everything, published=not measured_only)
+    known = [name for name in dict.fromkeys([*found.sets, *(c.board for c in cells() if c.main)]) if name]
+    wrong = [d for d in data if not any(chosen(name, [d]) for name in known)]
     if wrong or not tables:
         raise ConfigError(
-            f"no table for {', '.join(wrong or args.data) or 'these results'}; data sets are: {', '.join(known)}."
+            f"no table for {', '.join(wrong or data) or 'these results'}; data sets are: {', '.join(known)}."
         )
-    figures = []
-    if args.figures is not None:
+    drawn = []
+    if figures is not None:
         from avsal.report.figures import draw_all
 
-        figures = draw_all(found, args.figures, video=args.video)
-        for _, path in figures:
+        drawn = draw_all(found, figures, video=video)
+        for _, path in drawn:
             print(f"figure: {path}", file=sys.stderr)
-    say(tables, args.out, args.format, "Leaderboard", found.notes, figures)
+    output(tables, title="Leaderboard", form=format, out=out, left_out=found.notes, figures=drawn)
     return 1 if found.notes else 0
 
 
-def _is(name: str, wanted: str) -> bool:
-    from avsal.report.tables import chosen
-
-    return chosen(name, [wanted])
-
-
-def _published_sets() -> list[str]:
-    from avsal.report.published import cells
-
-    return list(dict.fromkeys(cell.board for cell in cells() if cell.main))
-
-
-def say(
-    tables: list,
-    out: Path | None,
-    form: str | None,
-    title: str,
-    left_out: list[str],
-    figures: list[tuple[str, Path]],
-    notes: list[str] | None = None,
-) -> None:
-    """Print or write tables, and say on stderr what is in none of them; for CSV, which has no place for notes, these.
+def reproduce(
+    what: str,
+    /,
+    *,
+    table: str | None = None,
+    list: bool = False,
+    data: Path | None = None,
+    dhf1k: Path | None = None,
+    out: Path = Path("results"),
+    format: Format = "terminal",
+    dry_run: bool = False,
+    train: bool = False,
+    weights: Annotated[Mapping[str, Path] | None, assignments("--weights", Path, "NAME=FILE")] = None,
+    fast: bool = False,
+    protocol: Literal["paper", "common"] = "paper",
+    sets: str | None = None,
+    accelerator: str = "auto",
+    devices: str = "1",
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    batch_size: int = 8,
+    num_workers: int | None = None,
+    stride: int | None = None,
+    clips: int = 240,
+    figures: Path | None = None,
+) -> int:
+    """Run a paper's tables on your data.
 
     Args:
-        tables: in order.
-        out: the file; None for the terminal.
-        form: one of `FORMATS`; None takes it from the file's ending.
-        title: of the page.
-        left_out: what is in no table.
-        figures: captions and files.
-        notes: sentences for all tables; by default the legend.
-    """
-    from avsal.files import write_text
-    from avsal.report.render import render
-    from avsal.report.tables import legend
-
-    if form is None:
-        form = _SUFFIXES.get(out.suffix.lower(), "terminal") if out is not None else "terminal"
-    notes = legend() if notes is None else notes
-    width = 200
-    if out is None and sys.stdout.isatty():
-        import shutil
-
-        width = shutil.get_terminal_size().columns
-    text = render(
-        tables, form, title=title, notes=notes, left_out=left_out, figures=figures, width=width,
-        folder=out.parent if out is not None else Path(),
-    )  # fmt: skip
-    if out is None:
-        print(text)
-    else:
-        write_text(out, text if text.endswith("\n") else text + "\n")
-        print(f"written: {out}", file=sys.stderr)
-    if form == "csv":
-        for table in tables:
-            for note in table.notes:
-                print(f"{table.title}: {note}", file=sys.stderr)
-        for note in notes:
-            print(note, file=sys.stderr)
-    for note in left_out:
-        print(note, file=sys.stderr)
-
-
-def add_reproduce_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `avsal reproduce`'s arguments."""
-    from avsal.report.published import PAPERS
-
-    parser.add_argument(
-        "what", choices=[*PAPERS, "synthav"],
-        help="a paper, or synthav: the shipped checkpoints and the baselines on generated clips (needs nothing)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--table", help="number of the paper's table, F and the number of a figure, or all (default: the tables that "
-        "compare models)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--list", action="store_true", help="list every table and figure, what it needs, or why it is not run"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="ROOT",
-        help="folder of the data: the six sets; Ego4D and Aria; SALICON and MIT1003",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dhf1k", type=Path, metavar="ROOT", help="folder of DHF1K, for training stages that need it"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--format", choices=FORMATS, default="terminal", help="of the printed table")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be done")
-    parser.add_argument(
-        "--train", action="store_true", help="train where there are no weights (days on GPUs)"
-    )
-    parser.add_argument(
-        "--weights", action="append", default=[], metavar="NAME=FILE",
-        help="weights that are not fetched by themselves, or yours in place of others; repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fast",
-        action="store_true",
-        help="small networks after one step, on a few frames: checks data and settings, the numbers mean nothing",
-    )
-    parser.add_argument(
-        "--protocol", choices=("paper", "common"), default="paper",
-        help="paper: the frames, metric code and post-processing of the paper's authors; common: every frame, and "
-        "avsal's conventions. Default: paper (synthav: always common)",
-    )  # fmt: skip
-    parser.add_argument("--sets", metavar="A,B", help="only these data sets of the table")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu. Default: auto")
-    parser.add_argument("--devices", default="1", help="number of devices, or auto. Default: 1")
-    parser.add_argument("--num-nodes", type=int, default=1, help="machines that share the work. Default: 1")
-    parser.add_argument("--strategy", default="auto", help="Lightning's strategy, such as ddp. Default: auto")
-    parser.add_argument("--batch-size", type=int, default=8, help="windows at once. Default: 8")
-    parser.add_argument(
-        "--num-workers", type=int, help="processes that read videos. Default: all cores but one, at most 8"
-    )
-    parser.add_argument("--stride", type=int, help="score every n-th frame (default: 1; synthav: 5)")
-    parser.add_argument(
-        "--clips", type=int, default=240, help="synthav: clips that are generated. Default: 240"
-    )
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the figures into this folder")
-
-
-def reproduce(args: argparse.Namespace) -> int:
-    """Run `avsal reproduce`.
+        what: stavis, casp, mspi, avrsp or csts; or synthav: the shipped checkpoints and the baselines on generated
+            clips (needs nothing).
+        table: number of the paper's table, F and the number of a figure, or all (default: the tables that compare
+            models).
+        list: list every table and figure, what it needs, or why it is not run.
+        data: folder of the data: the six sets; Ego4D and Aria; SALICON and MIT1003.
+        dhf1k: folder of DHF1K, for training stages that need it.
+        out: folder of the results.
+        format: of the printed tables.
+        dry_run: list what would be done.
+        train: train where there are no weights (days on GPUs).
+        weights: NAME=FILE, weights that are not fetched by themselves, or yours in place of others; repeatable.
+        fast: small networks after one step, on a few frames: checks data and settings, the numbers mean nothing.
+        protocol: paper: the frames, metric code and post-processing of the paper's authors; common: every frame, and
+            avsal's conventions (synthav: always common).
+        sets: only these data sets of the table, as A,B.
+        accelerator: auto, cpu, gpu.
+        devices: number of devices, a list of them such as 0,2, or auto.
+        num_nodes: machines that share the work.
+        strategy: Lightning's strategy, such as ddp.
+        batch_size: windows at once.
+        num_workers: processes that read videos (default: all cores but one, at most 8).
+        stride: score every n-th frame (default: 1; synthav: 5).
+        clips: synthav: clips that are generated.
+        figures: draw the figures into this folder.
 
     Returns:
         0, or 1 if something could not be run.
 
     Raises:
-        AvsalError: the data, the weights or an option is missing.
+        AvsalError: the data, the weights or an option is missing or wrong.
     """
-    for option, value in (
-        ("--batch-size", args.batch_size),
-        ("--stride", args.stride),
-        ("--num-nodes", args.num_nodes),
-        ("--clips", args.clips),
+    from avsal.report.published import PAPERS
+    from avsal.report.testing import Options
+
+    if what not in (*PAPERS, "synthav"):
+        raise ConfigError(f"{what} is not known; allowed: {', '.join([*PAPERS, 'synthav'])}.")
+    for name, value in (
+        ("batch-size", batch_size),
+        ("stride", stride),
+        ("num-nodes", num_nodes),
+        ("clips", clips),
     ):
         if value is not None and value < 1:
-            raise ConfigError(f"{option} {value} must be at least 1.")
-    if not re.fullmatch(r"auto|[1-9]\d*|-1|\d+(,\d+)+,?|\d+,", args.devices):
+            raise ConfigError(f"--{name} {value} must be at least 1.")
+    if not re.fullmatch(r"auto|[1-9]\d*|-1|\d+(,\d+)+,?|\d+,", devices):
         raise ConfigError(
-            f"--devices {args.devices} is no number of devices; give a number from 1, a list of devices such as 0,2, "
+            f"--devices {devices} is no number of devices; give a number from 1, a list of devices such as 0,2, "
             "or auto."
         )
-    if args.what == "synthav":
-        from avsal.report.synthav import run
-    else:
-        from avsal.report.reproduce import run
-    return run(args)
+    files = {name: file.expanduser() for name, file in (weights or {}).items()}
+    for name, path in files.items():
+        if not path.exists():
+            raise ConfigError(f"--weights {name}={path}: there is no such file.")
+    usual = 5 if what == "synthav" else 16 if fast else 1
+    options = Options(
+        data=data, dhf1k=dhf1k, out=out, weights=files, fast=fast, protocol=protocol, stride=stride or usual,
+        batch_size=batch_size, num_workers=num_workers, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
+        strategy=strategy,
+    )  # fmt: skip
+    shown: dict[str, Any] = {"dry_run": dry_run, "form": format, "figures": figures}
+    if what == "synthav":
+        from avsal.report import synthav
 
+        return synthav.run(options, clips=clips, **shown)
+    from avsal.report import reproduce as papers
 
-COMMANDS = {
-    "leaderboard": (add_leaderboard_arguments, leaderboard),
-    "reproduce": (add_reproduce_arguments, reproduce),
-}
+    if list:
+        return papers.print_list(what, options, table)
+    chosen = sets.split(",") if sets else ()
+    return papers.run(what, options, table=table, sets=chosen, train=train, **shown)

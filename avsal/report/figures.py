@@ -46,10 +46,10 @@ def draw_all(
     if video is not None:
         _check_video(board, video)
     made: list[tuple[str, Path]] = []
-    for data in board.sets:
-        entries = board.of(data)
+    for data, apart in board.tables:
+        entries = board.of(data, apart)
         name = metric if any(metric in e.scores for e in entries) else "f1"
-        stem = re.sub(r"\W+", "-", data).strip("-").lower()
+        stem = re.sub(r"\W+", "-", f"{data} {apart}").strip("-").lower()[:100]
         with_cost = [e for e in entries if name in e.scores and (e.cost is not None or e.modality == "none")]
         if any(e.cost and e.cost.multiply_adds for e in with_cost):
             path = folder / f"{stem}-{name}-against-cost.png"

@@ -2,101 +2,89 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from avsal.report.measured import Entry, shown
+from avsal.report.measured import Entry, Score, shown
 from avsal.report.papers import KEYS, SYSTEMS, PaperTable, Row
 from avsal.report.published import PAPERS, Cell, cells
 from avsal.report.statistics import FloatArray, gaze_f1, interval
-from avsal.report.tables import DIGITS, INTERVAL, Table, Value, number, span, text
+from avsal.report.tables import LINES, Table, Value, lines, number, protocol_notes, text
+from avsal.report.testing import Options
 
+#: (network, data set) -> what was measured.
 Found = Mapping[tuple[str, str], Entry]
-LINES = ("published", "measured", INTERVAL, "difference")
-
-
-@dataclass(frozen=True)
-class _Number:
-    value: float
-    low: float
-    high: float
+#: (data set, heading) of a column; counts have no data set.
+Column = tuple[str, str]
+#: The cells of a row: those of each column, by line.
+Cells = dict[Column, dict[str, Value]]
 
 
 def paper_table(
-    table: PaperTable, found: Found, args: argparse.Namespace, sets: Sequence[str] | None = None
+    table: PaperTable, found: Found, options: Options, sets: Sequence[str] | None = None
 ) -> Table:
     """Return a table of a paper with the numbers that it prints and those that were measured.
 
     Args:
         table: its description.
-        found: (system, data set) -> what was measured.
-        args: `fast`: the counts are those of small networks.
+        found: what was measured.
+        options: with `fast`, counts are those of small networks.
         sets: only these data sets.
     """
-    columns = _columns(table, found, sets)
-    blocks: list[tuple[Row, dict[str, dict[tuple[str, str], Value]], dict[str, list[Value]]]] = []
-    for row in table.rows:
-        lines = {line: dict.fromkeys(columns, Value()) for line in LINES}
-        for column in columns:
-            for line, value in zip(LINES, _cell(table, row, column, found), strict=True):
-                lines[line][column] = value
-        blocks.append((row, lines, _counts(table, row, found, args)))
+    columns, counts = _columns(table, found, sets), [("", heading) for heading in table.counts]
+    rows = [
+        {c: _number(table, row, c, found) for c in columns}
+        | {c: _count(table, row, c, found, options) for c in counts}
+        for row in table.rows
+    ]
     body: list[list[Value]] = []
-    heads = list(table.heads)
-    counts = list(table.counts)
-    names_shown: tuple[str, ...] = table.heads
 
-    def used(
-        lines: Mapping[str, Mapping[Any, Value]],
-        sizes: Mapping[str, list[Value]],
-        among: Sequence[tuple[str, str]],
-    ) -> list[str]:
-        values = {line: [*(lines[line][c] for c in among), *sizes.get(line, [])] for line in LINES}
-        return [line for line in LINES if any(v.text for v in values[line])] or [LINES[0]]
+    def add(start: Sequence[str], row: Row, values: Cells, among: Sequence[Column]) -> None:
+        used = [line for line in LINES if any(values[c][line].text for c in among)]
+        for line in used or LINES[:1]:
+            body.append([*map(text, (*start, *row.labels, line)), *(values[c][line] for c in among)])
 
     if table.form == "turned":
-        names = [row.labels[-1] for row in table.rows]
         for column in columns:
             for line in LINES:
-                values = [lines[line][column] for _, lines, _ in blocks]
-                if any(v.text for v in values):
-                    body.append([text(column[0]), text(column[1]), text(line), *values])
-        columns_shown = ["Data", "Metric", "line", *(f"{heads[0].removesuffix('s')} {n}" for n in names)]
-        names_shown = ("Data", "Metric")
+                if any(values[column][line].text for values in rows):
+                    body.append([*map(text, (*column, line)), *(values[column][line] for values in rows)])
+        unit = table.heads[0].removesuffix("s")
+        heads = ["Data", "Metric", "line", *(f"{unit} {row.labels[-1]}" for row in table.rows)]
     elif table.form == "long":
-        metrics = list(dict.fromkeys(metric for _, metric in columns))
         for data in dict.fromkeys(data for data, _ in columns):
-            for row, lines, sizes in blocks:
-                for line in used(lines, sizes, [c for c in columns if c[0] == data]):
-                    head = [
-                        text(data),
-                        *map(text, row.labels),
-                        text(line),
-                        *sizes.get(line, [Value()] * len(counts)),
-                    ]
-                    body.append([*head, *(lines[line][data, metric] for metric in metrics)])
-        columns_shown, names_shown = ["Data", *heads, "line", *counts, *metrics], ("Data", *heads)
+            for row, values in zip(table.rows, rows, strict=True):
+                add([data], row, values, [*counts, *(c for c in columns if c[0] == data)])
+        heads = ["Data", *table.heads, "line", *table.counts, *dict.fromkeys(metric for _, metric in columns)]
     else:
-        for row, lines, sizes in blocks:
-            for line in used(lines, sizes, columns):
-                head = [*map(text, row.labels), text(line), *sizes.get(line, [Value()] * len(counts))]
-                body.append([*head, *(lines[line][c] for c in columns)])
-        columns_shown = [*heads, "line", *counts, *(" ".join(filter(None, c)) for c in columns)]
+        for row, values in zip(table.rows, rows, strict=True):
+            add([], row, values, [*counts, *columns])
+        heads = [*table.heads, "line", *table.counts, *map(" ".join, columns)]
     source = next((c.source for c in cells() if c.paper == PAPERS[table.paper]), "")
-    notes = [
-        f"published: {PAPERS[table.paper]}, {table.name}, {source}.",
-        *filter(None, [table.note]),
-    ]
-    notes += _protocol([e for e in found.values() if e.records])
-    return Table(f"{table.name}: {table.title}", columns_shown, body, notes, names_shown)
+    notes = [f"published: {PAPERS[table.paper]}, {table.name}, {source}.", *filter(None, [table.note])]
+    return Table(f"{table.name}: {table.title}", heads, body, notes + protocol_notes([*found.values()]))
 
 
-def _columns(table: PaperTable, found: Found, sets: Sequence[str] | None) -> list[tuple[str, str]]:
+def points(
+    table: PaperTable, metric: str, found: Found
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Return the lines of a figure: name -> (x, value, low, high) as shown, by data set and, over steps, by row."""
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    steps, key = table.form == "steps", KEYS[metric]
+    for place, row in enumerate(table.rows):
+        for data, heading in _columns(table, found, None):
+            score = _score(table, row, (data, heading), key, found) if steps or heading == metric else None
+            if score is not None and not math.isnan(score.value):
+                label = row.labels[0]
+                x = int(heading.split()[1]) if steps else int(label) if label.isdigit() else place
+                bounds = (shown(key, v) for v in (score.value, score.low, score.high))
+                curves.setdefault(f"{label}, {data}" if steps else data, []).append((float(x), *bounds))  # type: ignore[arg-type]
+    return curves
+
+
+def _columns(table: PaperTable, found: Found, sets: Sequence[str] | None) -> list[Column]:
     kept = [data for data in table.sets if not sets or data in sets]
     if table.mean:
         return [(table.mean, metric) for metric in table.metrics]
@@ -107,53 +95,27 @@ def _columns(table: PaperTable, found: Found, sets: Sequence[str] | None) -> lis
     return [(data, f"step {k + 1}") for data in kept for k in range(steps)]
 
 
-def _cell(
-    table: PaperTable, row: Row, column: tuple[str, str], found: Found
-) -> tuple[Value, Value, Value, Value]:
-    """Return what the paper prints, what was measured, its interval, and the difference."""
-    data, heading = column
-    metric = "f1" if table.form == "steps" else KEYS[heading]
-    cell = _published(table, row, data, metric)
-    printed = Value()
-    if cell is not None:
-        mark = "?" if "doubtful" in cell.note else ""
-        value = shown(metric, cell.value)
-        printed = Value(f"{value:.{cell.digits}f}{mark}", value)
-    score = _score(table, row, column, metric, found)
-    if score is None or math.isnan(score.value):
-        return printed, Value(), Value(), Value()
-    digits = max(DIGITS.get(metric, 4), cell.digits if cell else 0)
-    gap = Value()
-    if cell is not None:
-        distance = shown(metric, score.value - cell.value)
-        outside = not score.low <= cell.value <= score.high and not math.isnan(score.low)
-        gap = Value(f"{distance:+.{digits}f}{'*' if outside else ''}", distance)
-    return printed, number(shown(metric, score.value), digits), span(metric, score.low, score.high), gap
+def _number(table: PaperTable, row: Row, column: Column, found: Found) -> dict[str, Value]:
+    metric = "f1" if table.form == "steps" else KEYS[column[1]]
+    return lines(metric, _printed(table, row, metric, column[0]), _score(table, row, column, metric, found))
 
 
-def _published(table: PaperTable, row: Row, data: str, metric: str) -> Cell | None:
-    for c in cells():
-        if (c.paper, c.table, c.data, c.metric) == (PAPERS[table.paper], table.number, data, metric) and (
-            c.model, c.modality, c.pretraining
-        ) == row.cell:  # fmt: skip
-            return c
-    return None
+def _printed(table: PaperTable, row: Row, metric: str, data: str | None = None) -> Cell | None:
+    wanted = (PAPERS[table.paper], *row.cell)
+    same = (c for c in cells() if c.row == wanted and (c.table, c.metric) == (table.number, metric))
+    return next((c for c in same if data in (None, c.data)), None)
 
 
-def _score(table: PaperTable, row: Row, column: tuple[str, str], metric: str, found: Found) -> _Number | None:
+def _score(table: PaperTable, row: Row, column: Column, metric: str, found: Found) -> Score | None:
     if not table.mean:
         entry = found.get((row.systems.get(column[0], ""), column[0]))
-        if entry is None:
+        if entry is None or table.form != "steps":
+            return entry.scores.get(metric) if entry is not None else None
+        step = column[1].replace("step ", "_step")
+        if f"recall{step}" not in entry.units:
             return None
-        if table.form == "steps":
-            step = column[1].replace("step ", "_step")
-            if f"recall{step}" not in entry.units:
-                return None
-            return _Number(
-                *gaze_f1((entry.units[f"recall{step}"], entry.units[f"precision{step}"]), data=entry.data)
-            )
-        score = entry.scores.get(metric)
-        return None if score is None else _Number(score.value, score.low, score.high)
+        parts = (entry.units[f"recall{step}"], entry.units[f"precision{step}"])
+        return Score(*gaze_f1(parts, data=entry.data), np.empty(0), len(parts[0].names))
     entries = [found.get((row.systems.get(data, ""), data)) for data in table.sets]
     scores = [e.scores[metric] for e in entries if e is not None and metric in e.scores]
     if len(scores) < len(table.sets):
@@ -162,83 +124,37 @@ def _score(table: PaperTable, row: Row, column: tuple[str, str], metric: str, fo
     shares = np.array([s.videos if table.mean == "overall" else 1 for s in scores], dtype=float)
     shares /= shares.sum()
     samples: FloatArray = np.tensordot(shares, np.stack([s.samples for s in scores]), 1)
-    return _Number(float(shares @ [s.value for s in scores]), *interval(samples))
+    value = float(shares @ [s.value for s in scores])
+    return Score(value, *interval(samples), samples, sum(s.videos for s in scores))
 
 
-def _counts(table: PaperTable, row: Row, found: Found, args: argparse.Namespace) -> dict[str, list[Value]]:
-    """Return the sizes that the paper prints and those of our network."""
-    lines: dict[str, list[Value]] = {"published": [], "measured": []}
-    for heading, what in table.counts.items():
-        metric = "macs" if what == "multiply-adds" else "params"
-        in_print = [
-            c for c in cells() if (c.paper, c.table, c.metric) == (PAPERS[table.paper], table.number, metric)
-        ]
-        cell = next((c for c in in_print if (c.model, c.modality, c.pretraining) == row.cell), None)
-        lines["published"].append(number(cell.value, cell.digits) if cell else Value())
-        entry = next((e for (name, _), e in found.items() if name in row.systems.values()), None)
-        count = None
-        if entry is not None and what == "decoder":
-            count = _part(row, args, what)
-        elif entry is not None and entry.cost is not None:
-            count = entry.cost.multiply_adds if what == "multiply-adds" else entry.cost.parameters
-        scale = 1e9 if what == "multiply-adds" else 1e6
-        lines["measured"].append(number(count / scale, 2) if count else Value())
-        assert heading
-    return lines
+def _count(table: PaperTable, row: Row, column: Column, found: Found, options: Options) -> dict[str, Value]:
+    """Return the size that the paper prints, in its unit, and that of our network."""
+    what = table.counts[column[1]]
+    cell = _printed(table, row, "macs" if what == "multiply-adds" else "params")
+    entry = next((e for (name, _), e in found.items() if name in row.systems.values()), None)
+    count: int | None = None
+    if entry is not None and what == "decoder":
+        count = _parameters(SYSTEMS[next(iter(row.systems.values()))].name, what, options)
+    elif entry is not None and entry.cost is not None:
+        count = entry.cost.multiply_adds if what == "multiply-adds" else entry.cost.parameters
+    scale = 1e9 if what == "multiply-adds" else 1e6
+    return dict.fromkeys(LINES, Value()) | {
+        "published": number(cell.value, cell.digits) if cell else Value(),
+        "measured": number(count / scale, 2) if count else Value(),
+    }
 
 
-def _part(row: Row, args: argparse.Namespace, part: str) -> int:
-    """Return the parameters of a part of a row's network, counted without computing it."""
+def _parameters(name: str, part: str, options: Options) -> int:
+    """Return the parameters of a part of a network, counted without computing it."""
     import torch
 
     from avsal.models import create_model
     from avsal.report.recipes import Training
 
-    system = SYSTEMS[next(iter(row.systems.values()))]
-    if args.fast:
-        network = Training(system, 1, args).small().network
+    if options.fast:
+        network = Training(SYSTEMS[name], 1, options).small().network
     else:
         with torch.device("meta"):
-            network = create_model(system.model, **system.arguments).network
+            network = create_model(SYSTEMS[name].model, **SYSTEMS[name].arguments).network
     return sum(p.numel() for p in network.get_submodule(part).parameters())
-
-
-def points(
-    table: PaperTable, metric: str, found: Found
-) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Return the lines of a figure: name -> (x, value, low, high) as shown, by data set and, over steps, by row."""
-    lines: dict[str, list[tuple[float, float, float, float]]] = {}
-    key = KEYS[metric]
-    for place, row in enumerate(table.rows):
-        for column in _columns(table, found, None):
-            if table.form != "steps" and column[1] != metric:
-                continue
-            score = _score(table, row, column, key, found)
-            if score is None or math.isnan(score.value):
-                continue
-            steps = table.form == "steps"
-            name = f"{row.labels[0]}, {column[0]}" if steps else column[0]
-            x = (
-                float(column[1].split()[1])
-                if steps
-                else float(row.labels[0] if row.labels[0].isdigit() else place)
-            )
-            value, low, high = (shown(key, v) for v in (score.value, score.low, score.high))
-            lines.setdefault(name, []).append((x, value, low, high))
-    return lines
-
-
-def _protocol(entries: Sequence[Entry]) -> list[str]:
-    if not entries:
-        return []
-    first = entries[0].records[0].results
-    kept = {k: v for k, v in first.protocol.items() if v is not None and k not in ("predictions", "sound")}
-    machines = dict.fromkeys(
-        f"{r.results.hardware.accelerator or r.results.hardware.processor}"
-        for e in entries
-        for r in e.records
-    )
-    return [
-        f"Protocol: {', '.join(f'{k} {v}' for k, v in kept.items())}; metric conventions "
-        f"{first.conventions.get('name')}. Measured on {', '.join(machines)}."
-    ]

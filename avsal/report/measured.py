@@ -1,7 +1,4 @@
-"""Results files to one number for each system, data set and metric: screened, folds joined, with intervals.
-
-Nothing is mixed silently: what does not belong together is left out, and `Board.notes` says what and why.
-"""
+"""Results files to one number for each model, data set and metric: folds joined, with intervals."""
 
 from __future__ import annotations
 
@@ -16,28 +13,19 @@ import numpy as np
 
 from avsal.errors import AvsalError
 from avsal.evaluation.results import Cost
+from avsal.report import grouping
 from avsal.report.published import PERCENT, SIX
 from avsal.report.records import Record, read
-from avsal.report.screening import (
-    all_folds,
-    newest_of,
-    one_content,
-    one_protocol,
-    own_folds,
-    own_weights,
-    whole,
-)
 from avsal.report.statistics import DRAWS, FloatArray, Units, f1_of, interval, resamples
-from avsal.report.systems import System
 
 
 @dataclass
 class Score:
-    """One number of one system.
+    """One number of one model.
 
     Attributes:
         value: as the papers average it.
-        low, high: 95 % interval of a bootstrap over videos; NaN where the values per video are not known.
+        low, high: 95 % interval of a bootstrap over videos; NaN for one video, and where their scores are not known.
         samples: the bootstrap's draws, for means over data sets.
         videos: how many are behind it.
     """
@@ -51,124 +39,124 @@ class Score:
 
 @dataclass
 class Entry:
-    """One measured system on one data set.
+    """One measured model on one data set.
 
     Attributes:
-        label: see `Record.label`.
-        title: what tables print.
-        modality: "AV", "V", "none" or "".
-        sound: "own" or "swapped".
-        data: the data set.
-        system: of a paper, or None.
+        records: its results, one for each fold.
         scores: by metric.
         units: the videos behind each metric, for paired differences; of gaze also `recall_step1` … .
         cost: of the network, where the files say.
-        records: the files behind it.
+        apart: why it is not comparable with the first table of its data set; "" in that table.
     """
 
-    label: str
-    title: str
-    modality: str
-    sound: str
-    data: str
-    system: System | None
+    records: list[Record]
     scores: dict[str, Score]
     units: dict[str, Units]
     cost: Cost | None
-    records: list[Record]
+    apart: str = ""
+
+    def __post_init__(self) -> None:
+        first = self.records[0]
+        self.label, self.modality, self.sound = first.label, first.modality, first.sound
+        self.data, self.system = first.data, first.system
+
+    @property
+    def title(self) -> str:
+        """What tables print: the paper's name for it, or the label; folds that have no result are stated."""
+        own = self.system is not None and self.label == self.system.name
+        title = self.system.label if self.system is not None and own else self.label
+        if self.missing:
+            folds = ", ".join(str(record.fold) for record in self.records)
+            title += f", fold{'s' if len(self.records) > 1 else ''} {folds} of {len(self.records) + len(self.missing)}"
+        return title + (", sound swapped" if self.sound != "own" else "")
+
+    @property
+    def missing(self) -> list[int]:
+        """The folds that have no result."""
+        present = {record.fold for record in self.records}
+        wanted = (
+            (1, 2, 3) if self.data in SIX else range(1, max(present) + 1) if len(present) > 1 else present
+        )
+        return sorted(set(wanted) - present)
 
 
 @dataclass
 class Board:
-    """All measured systems.
+    """All measured models.
 
     Attributes:
-        entries: in the order of data sets and systems.
+        entries: in the order of data sets, tables and models.
         notes: what was left out, and why.
     """
 
     entries: list[Entry]
     notes: list[str]
 
-    def of(self, data: str) -> list[Entry]:
-        """Return the entries of a data set."""
-        return [entry for entry in self.entries if entry.data == data]
+    def of(self, data: str, apart: str = "") -> list[Entry]:
+        """Return the entries of a data set's first table, or of the one that is apart for this reason."""
+        return [entry for entry in self.entries if (entry.data, entry.apart) == (data, apart)]
+
+    @property
+    def tables(self) -> list[tuple[str, str]]:
+        """The (data set, apart) of each table."""
+        return list(dict.fromkeys((entry.data, entry.apart) for entry in self.entries))
 
     @property
     def sets(self) -> list[str]:
         """The data sets, the six audio-visual ones first."""
-        found = list(dict.fromkeys(entry.data for entry in self.entries))
-        return sorted(found, key=lambda name: (SIX.index(name) if name in SIX else len(SIX), name))
+        return list(dict.fromkeys(entry.data for entry in self.entries))
 
 
 def board(paths: Iterable[Path], *, draws: int = DRAWS, seed: int = 0) -> Board:
-    """Return every measured system with its scores.
+    """Return every measured model with its scores.
 
     Args:
         paths: results files and folders.
         draws, seed: of the bootstrap.
     """
     notes: list[str] = []
-    records = own_folds(whole(read(paths, notes), notes), notes)
     entries: list[Entry] = []
-    by_data: dict[str, list[Record]] = {}
-    for record in records:
-        by_data.setdefault(record.data, []).append(record)
-    for data, members in by_data.items():
-        kept = one_protocol(data, members, notes)
-        kept = newest_of(kept, notes)
-        kept = own_weights(kept, notes)
-        kept = one_content(data, kept, notes)
-        groups: dict[tuple[str, str], list[Record]] = {}
-        for record in kept:
-            groups.setdefault(record.key, []).append(record)
-        for group in groups.values():
-            complete = all_folds(data, group, notes)
-            if complete:
-                entries.append(entry_of(data, complete, draws, seed))
-    result = Board(entries, notes)
-    order = {name: k for k, name in enumerate(result.sets)}
-    entries.sort(key=lambda e: (order[e.data], e.label, e.sound))
-    return result
+    first: dict[str, Record] = {}
+    for table in grouping.tables(grouping.usable(read(paths, notes), notes)):
+        one = table[0][0]
+        head = first.setdefault(one.data, one)
+        why = (grouping.difference(a, head) for model in table for a in model)
+        apart = "" if head is one else next(filter(None, why), "other folds")
+        entries += [entry_of(model, draws, seed, apart) for model in table]
+    places = {apart: k for k, apart in enumerate(dict.fromkeys(entry.apart for entry in entries))}
+
+    def order(entry: Entry) -> tuple[int, str, int, str, str]:
+        place = SIX.index(entry.data) if entry.data in SIX else len(SIX)
+        return place, entry.data, places[entry.apart], entry.label, entry.sound
+
+    return Board(sorted(entries, key=order), notes)
 
 
 # -- scores ----------------------------------------------------------------------------------------------------
 
 
-def entry_of(data: str, records: Sequence[Record], draws: int = DRAWS, seed: int = 0) -> Entry:
-    """Return the scores of one system's folds on one data set."""
-    first = records[0]
+def entry_of(records: Sequence[Record], draws: int = DRAWS, seed: int = 0, apart: str = "") -> Entry:
+    """Return the scores of one model's folds on one data set."""
+    first, data = records[0], records[0].data
     names = [m for m in first.results.metrics if all(m in r.results.metrics for r in records)]
     count = min(len(r.results.steps) for r in records)
     names += [f"{m}_step{k + 1}" for k in range(count) for m in ("recall", "precision")]
-    scores: dict[str, Score] = {}
-    units: dict[str, Units] = {}
-    for metric in names:
-        units[metric] = gather(records, metric)
+    units = {metric: gather(records, metric) for metric in names}
+    values = {metric: unit.mean() for metric, unit in units.items()}
     if first.gaze:
-        scores = _gaze_scores(data, records, units, draws, seed)
-    else:
-        for metric, unit in units.items():
-            samples = unit.draws(resamples(len(unit.names), draws=draws, seed=seed, data=data))
-            scores[metric] = Score(unit.mean(), *interval(samples), samples, len({*unit.names}))
-    title = first.system.label if first.system else first.label
-    if first.system and first.label != first.system.name:
-        title = first.label
-    if first.sound != "own":
-        title += ", sound swapped"
+        values = {m: float(first.results.metrics[m]) for m in ("f1", "recall", "precision")}
+    samples = {
+        m: units[m].draws(resamples(len(units[m].names), draws=draws, seed=seed, data=data)) for m in values
+    }
+    if first.gaze:  # recall and precision are means over frames at one threshold; F1 comes from them (CSTS)
+        samples["f1"] = f1_of(samples["recall"], samples["precision"])
+    scores = {}
+    for metric, value in values.items():
+        videos = len(units[metric].names)
+        low, high = interval(samples[metric]) if videos > 1 else (math.nan, math.nan)
+        scores[metric] = Score(value, low, high, samples[metric], videos)
     cost = next((r.results.cost for r in records if r.results.cost is not None), None) or _counted(first)
-    return Entry(
-        first.label,
-        title,
-        first.modality,
-        first.sound,
-        data,
-        first.system,
-        scores,
-        units,
-        cost,
-        list(records),
-    )
+    return Entry(list(records), scores, units, cost, apart)
 
 
 def _counted(record: Record) -> Cost | None:
@@ -195,50 +183,25 @@ def gather(records: Sequence[Record], metric: str) -> Units:
     Folds with the same test videos (DIEM) keep a column each, and their means are averaged; folds with videos of their
     own are pooled, as STAViS does.
     """
-    pooled_frames = records[0].results.protocol.get("average") == "frame" or records[0].gaze
-
+    by_frames = records[0].results.protocol.get("average") == "frame" or records[0].gaze
     step = metric[metric.find("_step") :] if "_step" in metric else ""
 
-    def weight(row: Mapping[str, float]) -> float:
-        return float(row.get(f"frames_{metric}", row.get(f"frames{step}", 1))) if pooled_frames else 1.0
+    def pair(row: Mapping[str, float]) -> tuple[float, float]:
+        frames = row.get(f"frames_{metric}", row.get(f"frames{step}", 1))
+        return float(row.get(metric, math.nan)), float(frames) if by_frames else 1.0
 
-    same = len(records) > 1 and all(set(r.videos) == set(records[0].videos) for r in records)
-    if same:
-        names = sorted(records[0].videos)
-        values = [[float(r.videos[n].get(metric, math.nan)) for r in records] for n in names]
-        weights = [[weight(r.videos[n]) for r in records] for n in names]
-        return Units(tuple(names), np.array(values), np.array(weights), "folds")
-    rows: dict[str, list[Mapping[str, float]]] = {}
-    for record in records:
-        for name, row in record.videos.items():
-            rows.setdefault(name, []).append(row)
-    names = sorted(rows)
-    # A video in the test lists of two folds (AVAD) counts twice, and is drawn or not drawn with both its copies.
-    pairs = [_joined([(float(row.get(metric, math.nan)), weight(row)) for row in rows[n]]) for n in names]
-    return Units(tuple(names), np.array([[v] for v, _ in pairs]), np.array([[w] for _, w in pairs]))
-
-
-def _joined(copies: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the mean of a video's copies and what they count together; those without a score do not."""
-    used = [(value, weight) for value, weight in copies if not math.isnan(value)]
-    total = sum(weight for _, weight in used)
-    return (sum(v * w for v, w in used) / total, total) if total else (math.nan, 1.0)
-
-
-def _gaze_scores(
-    data: str, records: Sequence[Record], units: Mapping[str, Units], draws: int, seed: int
-) -> dict[str, Score]:
-    """Recall and precision are means over frames at one threshold; F1 comes from them (CSTS)."""
-    metrics = records[0].results.metrics
-    any_units = units["recall"]
-    counts = resamples(len(any_units.names), draws=draws, seed=seed, data=data)
-    parts = {m: units[m].draws(counts) for m in ("recall", "precision")}
-    parts["f1"] = f1_of(parts["recall"], parts["precision"])
-    scores = {}
-    for metric in ("f1", "recall", "precision"):
-        samples = parts[metric]
-        scores[metric] = Score(float(metrics[metric]), *interval(samples), samples, len(any_units.names))
-    return scores
+    names = tuple(sorted({name for record in records for name in record.videos}))
+    if len(records) > 1 and all(len(record.videos) == len(names) for record in records):
+        table = np.array([[pair(record.videos[name]) for record in records] for name in names])
+        return Units(names, table[..., 0], table[..., 1], "folds")
+    values, weights = np.full((len(names), 1), math.nan), np.ones((len(names), 1))
+    for row, name in enumerate(names):
+        # A video in the test lists of two folds (AVAD) counts twice, and is drawn or not drawn with both its copies.
+        copies = np.array([pair(record.videos[name]) for record in records if name in record.videos])
+        copies = copies[~np.isnan(copies[:, 0])]
+        if (total := copies[:, 1].sum()) > 0:
+            values[row], weights[row] = copies[:, 0] @ copies[:, 1] / total, total
+    return Units(names, values, weights)
 
 
 def shown(metric: str, value: float) -> float:

@@ -90,6 +90,11 @@ class Cell:
     source: str
 
     @property
+    def row(self) -> tuple[str, str, str, str]:
+        """The row of the paper's tables that it is in: paper, model, modality, pretraining."""
+        return self.paper, self.model, self.modality, self.pretraining
+
+    @property
     def copied(self) -> bool:
         """Whether the paper took the number over from elsewhere."""
         return self.note.startswith(("copied", "public model", "frame-by-frame image model", "second hand"))
@@ -112,30 +117,6 @@ class Cell:
     def place(self) -> str:
         """Paper and table."""
         return f"{self.paper}, table {self.table}" if len(self.table) < 4 else f"{self.paper}, {self.table}"
-
-
-@dataclass(frozen=True)
-class CitedModel:
-    """A model that we have no numbers of our own for, with what its page states."""
-
-    model: str
-    year: int
-    venue: str
-    inputs: str
-    stated: str
-    weights: str
-    source: str
-
-
-@dataclass(frozen=True)
-class CitedBenchmark:
-    """A benchmark or data set beside the six, with what its page states."""
-
-    benchmark: str
-    what: str
-    licence: str
-    scores: str
-    source: str
 
 
 def read_cells(text: str, where: str) -> list[Cell]:
@@ -171,21 +152,6 @@ def cells() -> tuple[Cell, ...]:
         text = (files("avsal.report") / name).read_text(encoding="utf-8")
         found += read_cells(text, name)
     return tuple(found)
-
-
-@cache
-def cited_models() -> tuple[CitedModel, ...]:
-    """Return newer models with what their pages state."""
-    text = (files("avsal.report") / "cited_models.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return tuple(CitedModel(**{**row, "year": int(row["year"])}) for row in rows)  # type: ignore[arg-type]
-
-
-@cache
-def cited_benchmarks() -> tuple[CitedBenchmark, ...]:
-    """Return benchmarks with what their pages state."""
-    text = (files("avsal.report") / "cited_benchmarks.csv").read_text(encoding="utf-8")
-    return tuple(CitedBenchmark(**row) for row in csv.DictReader(text.splitlines()))
 
 
 def select(

@@ -6,7 +6,6 @@ of a small network of the same form instead, in this process.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from avsal.errors import WeightsError
 from avsal.report.published import SETS
 from avsal.report.systems import SYSTEMS, System
-from avsal.report.testing import quiet
+from avsal.report.testing import Options, quiet
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
@@ -45,18 +44,17 @@ class Training:
     Attributes:
         system: whose.
         fold: of the system and its data; None without folds.
-        args: the command's `out`, `data`, `dhf1k`, `weights`, `fast`, and `accelerator`, `devices`, `num_nodes`,
-            `strategy`.
+        options: of the command.
     """
 
     system: System
     fold: int | None
-    args: argparse.Namespace
+    options: Options
 
     @property
     def folder(self) -> Path:
         """Where it logs and keeps its checkpoints."""
-        return Path(self.args.out) / "training" / self.system.checkpoint(self.fold)
+        return self.options.out / "training" / self.system.checkpoint(self.fold)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -79,18 +77,20 @@ class Training:
         if system.modality == "V" and system.model == "stavis":
             found.pop("audiovisual")  # its own file says so
         for argument, name in system.weights.items():
-            found[argument] = weights_of(name, self.fold, self.args)
+            found[argument] = weights_of(name, self.fold, self.options)
         return found
 
     def data_arguments(self) -> dict[str, Any]:
         """Return the data set's arguments that the recipe's files do not have."""
         cls = self.recipe["data"]["class_path"].rpartition(".")[2]
-        found = {"root": str(root_of(cls, self.args) or ("<DHF1K>" if cls.startswith("DHF1K") else "<ROOT>"))}
+        found = {
+            "root": str(root_of(cls, self.options) or ("<DHF1K>" if cls.startswith("DHF1K") else "<ROOT>"))
+        }
         return {**found, **self.system.data, **({"fold": self.fold} if self.system.folds else {})}
 
     def words(self) -> list[str]:
         """Return what follows `avsal` on the command line."""
-        args = self.args
+        options = self.options
         words = ["fit"]
         for file in self.system.recipe:
             words += ["-c", _shown(EXAMPLES / file)]
@@ -98,19 +98,19 @@ class Training:
         words += [f"--model.init_args.{k}={_word(v)}" for k, v in self.model_arguments().items()]
         words.append(f"--trainer.default_root_dir={self.folder}")
         for option in ("accelerator", "devices", "strategy"):
-            value = str(getattr(args, option))
+            value = str(getattr(options, option))
             words += [f"--trainer.{option}={value}"] if value not in ("auto", "1") else []
-        return words + ([f"--trainer.num_nodes={args.num_nodes}"] if args.num_nodes != 1 else [])
+        return words + ([f"--trainer.num_nodes={options.num_nodes}"] if options.num_nodes != 1 else [])
 
     def data_module(self) -> Any:
         """Return its data set."""
         from avsal import data as rooms
 
         chosen = self.recipe["data"]
-        options = {**chosen.get("init_args", {}), **self.data_arguments()}
-        if self.args.fast:
-            options |= {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "limit": 2}
-        return getattr(rooms, chosen["class_path"].rpartition(".")[2])(**options)
+        arguments = {**chosen.get("init_args", {}), **self.data_arguments()}
+        if self.options.fast:
+            arguments |= {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "limit": 2}
+        return getattr(rooms, chosen["class_path"].rpartition(".")[2])(**arguments)
 
     def run(self) -> None:
         """Train; an interrupted training goes on from its last checkpoint.
@@ -118,7 +118,7 @@ class Training:
         Raises:
             WeightsError: it failed, or left no checkpoint.
         """
-        if self.args.fast:
+        if self.options.fast:
             self._step()
         else:
             words = self.words() + (["--ckpt_path=last"] if list(self.folder.rglob("last.ckpt")) else [])
@@ -146,7 +146,7 @@ class Training:
         arguments |= {name: None for name in cls.start_arguments if name in arguments}
         for argument, name in self.system.weights.items():
             if name in SYSTEMS:
-                arguments[argument] = weights_of(name, self.fold, self.args)
+                arguments[argument] = weights_of(name, self.fold, self.options)
         return create_model(self.system.model, **arguments)
 
     def _step(self) -> None:
@@ -162,7 +162,7 @@ class Training:
                 layer.momentum = 1.0  # one batch is all that they see
         with quiet():
             runner = L.Trainer(
-                max_steps=1, accelerator=self.args.accelerator, devices=1, logger=False, enable_checkpointing=False,
+                max_steps=1, accelerator=self.options.accelerator, devices=1, logger=False, enable_checkpointing=False,
                 enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0,
             )  # fmt: skip
             runner.fit(module, datamodule=data)
@@ -170,36 +170,36 @@ class Training:
             runner.save_checkpoint(self.folder / "best-step.ckpt", weights_only=True)
 
 
-def chain(system: System, fold: int | None, args: argparse.Namespace) -> list[Training]:
+def chain(system: System, fold: int | None, options: Options) -> list[Training]:
     """Return the trainings that lead to a system's weights, in order, without those that are not needed any more."""
-    if source_of(system, fold, args) is not None:
+    if source_of(system, fold, options) is not None:
         return []
     before = [
-        t for name in system.weights.values() if name in SYSTEMS for t in chain(SYSTEMS[name], fold, args)
+        t for name in system.weights.values() if name in SYSTEMS for t in chain(SYSTEMS[name], fold, options)
     ]
-    own = Training(system, fold if system.folds else None, args)
+    own = Training(system, fold if system.folds else None, options)
     return [*before, *([own] if own.best() is None else [])]
 
 
-def source_of(system: System, fold: int | None, args: argparse.Namespace) -> str | Path | None:
+def source_of(system: System, fold: int | None, options: Options) -> str | Path | None:
     """Return where a system's weights are: a file that `--weights` gives, or its name in the registry; None else."""
     from avsal.checkpoints.registry import entries
 
     name = system.checkpoint(fold)
     for known in (name, system.name):
-        if known in args.weights:
-            file: Path = args.weights[known]
+        if known in options.weights:
+            file: Path = options.weights[known]
             return file
-    return name if name in entries() and not args.fast else None
+    return name if name in entries() and not options.fast else None
 
 
-def weights_of(name: str, fold: int | None, args: argparse.Namespace) -> str:
+def weights_of(name: str, fold: int | None, options: Options) -> str:
     """Return the weights that a training starts from: a file, a registry name, or words for what is not there yet."""
     if name not in SYSTEMS:
-        return str(args.weights.get(name, name))
+        return str(options.weights.get(name, name))
     system = SYSTEMS[name]
-    best = Training(system, fold if system.folds else None, args).best()
-    return str(source_of(system, fold, args) or best or f"<best .ckpt of {system.checkpoint(fold)}>")
+    best = Training(system, fold if system.folds else None, options).best()
+    return str(source_of(system, fold, options) or best or f"<best .ckpt of {system.checkpoint(fold)}>")
 
 
 def missing_weights(trainings: Iterable[Training]) -> list[str]:
@@ -207,7 +207,7 @@ def missing_weights(trainings: Iterable[Training]) -> list[str]:
     found: dict[str, str] = {}
     for training in trainings:
         for name in needed_weights(training.system):
-            if name not in SYSTEMS and name not in training.args.weights and (reason := _by_hand(name)):
+            if name not in SYSTEMS and name not in training.options.weights and (reason := _by_hand(name)):
                 found[name] = f"{name} {reason}: give the file with --weights {name}=FILE."
     return list(found.values())
 
@@ -246,15 +246,15 @@ def _dropped(system: System, listed: Mapping[str, Any]) -> list[str]:
     return silent + (given if system.model == "mspi" else [])
 
 
-def root_of(cls: str, args: argparse.Namespace) -> Path | None:
+def root_of(cls: str, options: Options) -> Path | None:
     """Return the folder of a data set: --dhf1k, a folder of its name below --data, or --data itself."""
-    if cls == "DHF1KDataModule" and args.dhf1k is not None:
-        return Path(args.dhf1k)
-    if args.data is None:
+    if cls == "DHF1KDataModule" and options.dhf1k is not None:
+        return options.dhf1k
+    if options.data is None:
         return None
-    own = (args.data / folder for folder in FOLDERS.get(cls, ()))
+    own = (options.data / folder for folder in FOLDERS.get(cls, ()))
     found = next((path for path in own if path.is_dir()), None)
-    return found or (None if cls == "DHF1KDataModule" else Path(args.data))
+    return found or (None if cls == "DHF1KDataModule" else options.data)
 
 
 @cache
@@ -338,14 +338,14 @@ def test_hours(system: System, data: str) -> float:
     return SIZES[_FOLDERS[data]][2] * _gmacs(system) * 2e9 / FLOPS / 3600
 
 
-def needs(table: PaperTable, args: argparse.Namespace) -> list[str]:
+def needs(table: PaperTable, options: Options) -> list[str]:
     """Return what a table needs, a sentence each: data, weights, trainings, hours."""
     folds = (1,) if table.form == "retention" else (1, 2, 3)  # a picture needs one network
     trainings: dict[Path, Training] = {}
     ready: dict[str, None] = {}
     for system in (SYSTEMS[name] for name in table.systems):
         for fold in folds if system.folds else (None,):
-            found = chain(system, fold, args)
+            found = chain(system, fold, options)
             trainings |= {t.folder: t for t in found if t.folder not in trainings}
             if not found:
                 ready[system.checkpoint(fold)] = None
@@ -354,7 +354,7 @@ def needs(table: PaperTable, args: argparse.Namespace) -> list[str]:
         for name in needed_weights(training.system):
             if name not in SYSTEMS:
                 starts[f"{name} (--weights {name}=FILE)" if _by_hand(name) else name] = None
-            elif source_of(SYSTEMS[name], training.fold, args) is not None:
+            elif source_of(SYSTEMS[name], training.fold, options) is not None:
                 starts[SYSTEMS[name].checkpoint(training.fold)] = None
     tested = dict.fromkeys((row.systems[data], data) for row in table.rows for data in row.systems)
     learnt = dict.fromkeys(SETS.get(s, s) for t in trainings.values() for s in training_sets(t.system))

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Record:
         r = self.results
         return class_named(r.model).modality(r.arguments) if r.model is not None else ""
 
-    @property
+    @cached_property
     def protocol(self) -> str:
         """Everything that two results must share to stand in one table, as text."""
         r = self.results
@@ -116,10 +117,16 @@ class Record:
         found = re.search(r"-fold(\d+)(\.\w+)?$", self.results.weights_name or "")
         return int(found[1]) if found else None
 
-    @property
+    @cached_property
     def contents(self) -> str:
         """A hash of which videos, with how many frames, were scored."""
         return fingerprint({name: row.get("frames") for name, row in self.videos.items()})
+
+    @property
+    def version(self) -> str | None:
+        """The fingerprint of the data; None for a file about several sets, which are compared by their videos."""
+        alone = len({video.split("/", 1)[0] for video in self.results.videos}) == 1
+        return self.results.data.fingerprint if alone else None
 
     @property
     def where(self) -> str:

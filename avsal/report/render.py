@@ -5,40 +5,62 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
 import os
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from avsal.files import csv_cells
-from avsal.report.tables import INTERVAL, Table, Value
+from avsal.files import csv_cells, write_text
+from avsal.report.tables import INTERVAL, LINES, Table, Value, legend
 
-FORMATS = ("terminal", "markdown", "csv", "latex", "html")
-_LEFT = {
-    "model",
-    "mod.",
-    "line",
-    "source",
-    "venue",
-    "inputs",
-    "what its page states",
-    "weights and licence",
-    "condition",
-    "minus",
-    "F1 (%)",
-    "benchmark",
-    "what",
-    "licence",
-    "scores",
-}
-#: Columns that say what a row is about.
-_NAMES = ("model", "mod.", "line", "minus", "F1 (%)", "benchmark")
-_KINDS = {
-    "published": "published", "measured": "measured", "difference": "difference", "published only": "published-only",
+#: Format -> the endings of its files.
+FORMATS = {
+    "terminal": (".txt",), "markdown": (".md",), "csv": (".csv",), "latex": (".tex",), "html": (".html", ".htm"),
 }  # fmt: skip
+
+
+def output(
+    tables: list[Table],
+    *,
+    title: str,
+    form: str | None = None,
+    out: Path | None = None,
+    notes: Sequence[str] | None = None,
+    left_out: Sequence[str] = (),
+    figures: Sequence[tuple[str, Path]] = (),
+) -> None:
+    """Print tables or write them to a file. What the format has no place for goes to stderr.
+
+    Args:
+        tables: in order.
+        title: of the page.
+        form: one of `FORMATS`; None takes it from the file's ending.
+        out: the file; None for the terminal.
+        notes: sentences for all tables; by default the legend.
+        left_out: what is in no table.
+        figures: captions and files.
+    """
+    if form is None:
+        ending = out.suffix.lower() if out is not None else ""
+        form = next((name for name, endings in FORMATS.items() if ending in endings), "terminal")
+    notes = legend() if notes is None else notes
+    width = shutil.get_terminal_size().columns if out is None and sys.stdout.isatty() else 200
+    page = render(
+        tables, form, title=title, notes=notes, left_out=left_out, figures=figures, width=width,
+        folder=out.parent if out is not None else Path(),
+    )  # fmt: skip
+    if out is None:
+        print(page)
+    else:
+        write_text(out, page.rstrip("\n") + "\n")
+        print(f"written: {out}", file=sys.stderr)
+    beside = [f"{table.title}: {note}" for table in tables for note in table.notes] if form == "csv" else []
+    for line in [*beside, *(notes if form == "csv" else ()), *left_out]:
+        print(line, file=sys.stderr)
 
 
 def render(
@@ -75,89 +97,95 @@ def render(
     return _terminal(tables, notes, width)
 
 
+def _is_text(table: Table, k: int) -> bool:
+    return not any(isinstance(row[k].sort, int | float) for row in table.rows)
+
+
+def _used(table: Table) -> list[int]:
+    """Return the columns that hold anything."""
+    return [k for k in range(len(table.columns)) if k < 1 or any(row[k].text for row in table.rows)]
+
+
+# -- terminal --------------------------------------------------------------------------------------------------
+
+
 def _terminal(tables: Sequence[Table], notes: Sequence[str], width: int) -> str:
     from rich.console import Console
-    from rich.text import Text
 
     target = io.StringIO()
 
-    def console(width: int) -> Console:
-        return Console(file=target, width=width, color_system=None, highlight=False, markup=False)
+    def show(what: Any, width: int = width) -> None:
+        Console(file=target, width=width, color_system=None, highlight=False, markup=False).print(what)
 
     for table in tables:
-        console(width).print(Text(table.title, style="bold"))
-        for columns in _fitting(table, width):
+        show(table.title)
+        for columns in _blocks(table, width):
             # One column may need more than the line has: a line that the terminal wraps loses nothing.
-            console(max(width, _needed(table, columns))).print(_grid(table, columns))
-        for note in table.notes:
-            console(width).print(f"  {note}")
-        console(width).print()
+            show(_grid(table, columns), max(width, _needed(table, columns)))
+        for note in [*(f"  {note}" for note in table.notes), ""]:
+            show(note)
     for note in notes:
-        console(width).print(note)
+        show(note)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
 
 
-def _is_name(table: Table, k: int) -> bool:
-    """Say whether a column says what its row is about."""
-    return table.columns[k] in (*_NAMES, *table.names)
+def _names(table: Table) -> list[int]:
+    """Return the columns that say what a row is about: those before the first number."""
+    used = _used(table)
+    return used[: next((place for place, k in enumerate(used) if not _is_text(table, k)), 2)]
 
 
-def _is_text(table: Table, k: int) -> bool:
-    return table.columns[k] in _LEFT or table.columns[k] in table.names
+def _blocks(table: Table, width: int) -> Iterator[list[int]]:
+    """Yield the columns in blocks that fit side by side, each with the columns that name the row."""
+    names = _names(table)
+    block = list(names)
+    for k in _used(table)[len(names) :]:
+        if len(block) > len(names) and _needed(table, [*block, k]) > width:
+            yield block
+            block = list(names)
+        block.append(k)
+    yield block
 
 
-def _fitting(table: Table, width: int) -> list[list[int]]:
-    """Return the columns in blocks that fit side by side, each with the columns that name the row."""
-    names = [k for k in _used(table) if _is_name(table, k)]
-    blocks = [list(names)]
-    for k in (k for k in _used(table) if k not in names):
-        if len(blocks[-1]) > len(names) and _needed(table, [*blocks[-1], k]) > width:
-            blocks.append(list(names))
-        blocks[-1].append(k)
-    return blocks
+def _folds(table: Table, k: int) -> bool:
+    return _is_text(table, k) and table.columns[k] not in ("line", "mod.")
 
 
-def _needed(table: Table, columns: Sequence[int]) -> int:
+def _needed(table: Table, columns: Iterable[int]) -> int:
     """Return how many characters the columns need when words may be folded and numbers may not."""
-    widths = [
-        10
-        if _folds(table.columns[k])
-        else max([len(table.columns[k]), *(len(r[k].text) for r in table.rows)])
+    return sum(
+        2
+        + (
+            10
+            if _folds(table, k)
+            else max(len(w) for w in (table.columns[k], *(r[k].text for r in table.rows)))
+        )
         for k in columns
-    ]
-    return sum(widths) + 2 * len(widths)
-
-
-def _folds(column: str) -> bool:
-    return column in _LEFT and column not in ("line", "mod.")
+    )
 
 
 def _grid(table: Table, columns: Sequence[int]) -> Any:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    shown = RichTable(box=None, pad_edge=False, show_edge=False)
     for k in columns:
+        folds = _folds(table, k)
         shown.add_column(
-            table.columns[k], justify="left" if _is_text(table, k) else "right",
-            no_wrap=not _folds(table.columns[k]), overflow="fold", min_width=10 if _folds(table.columns[k]) else None,
+            table.columns[k], justify="left" if _is_text(table, k) else "right", no_wrap=not folds, overflow="fold",
+            min_width=10 if folds else None,
         )  # fmt: skip
-    previous: list[str] = []
+    previous: list[Value] = []
+    names = _names(table)
     for row in table.rows:
-        name = [row[0].text, row[1].text]
-        words = [row[k].text for k in columns]
-        if not any(row[k].text for k in columns if not _is_name(table, k)):
-            continue  # another block of columns holds all of this line
-        if name == previous and "line" in table.columns:
-            words = ["" if k in (0, 1) else w for k, w in zip(columns, words, strict=True)]
-        previous = name
-        shown.add_row(*(Text(w) for w in words))
+        if any(row[k].text for k in columns if k not in names):  # else another block holds all of this line
+            same = row[:2] == previous and "line" in table.columns
+            shown.add_row(*(Text("" if same and k < 2 else row[k].text) for k in columns))
+            previous = row[:2]
     return shown
 
 
-def _used(table: Table) -> list[int]:
-    """Return the columns that hold anything."""
-    return [k for k in range(len(table.columns)) if k < 1 or any(row[k].text for row in table.rows)]
+# -- files -----------------------------------------------------------------------------------------------------
 
 
 def _markdown(
@@ -168,11 +196,11 @@ def _markdown(
     figures: Sequence[tuple[str, Path]],
     folder: Path,
 ) -> str:
-    def link(path: Path) -> str:
-        return quote(Path(os.path.relpath(path, folder)).as_posix())
-
     def cell(words: str) -> str:
         return words.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+    def listed(heading: str, sentences: Sequence[str]) -> list[str]:
+        return [heading, "", *(f"- {cell(sentence)}" for sentence in sentences), ""] if sentences else []
 
     lines = [f"# {title}", ""] if title else []
     for table in tables:
@@ -182,11 +210,9 @@ def _markdown(
         lines.append("|" + "|".join("---" if _is_text(table, k) else "--:" for k in columns) + "|")
         lines += ["| " + " | ".join(cell(row[k].text) for k in columns) + " |" for row in table.rows]
         lines += ["", *(f"- {cell(note)}" for note in table.notes), ""]
-    lines += [f"![{caption}]({link(path)})\n" for caption, path in figures]
-    if notes:
-        lines += ["## How to read this" if title else "", "", *(f"- {cell(note)}" for note in notes), ""]
-    if left_out:
-        lines += ["## Left out", "", *(f"- {cell(note)}" for note in left_out), ""]
+    for caption, path in figures:
+        lines.append(f"![{caption}]({quote(Path(os.path.relpath(path, folder)).as_posix())})\n")
+    lines += [*listed("## How to read this" if title else "", notes), *listed("## Left out", left_out)]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -199,22 +225,19 @@ def _csv(tables: Sequence[Table]) -> str:
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(["table", "model", "modality", "line", "column", "value", "printed", "source"])
     for table in tables:
-        place = {name: k for k, name in enumerate(table.columns)}
         for row in table.rows:
-            head = [row[place[name]].text if name in place else "" for name in ("model", "mod.", "line")]
-            source = row[place["source"]].text if "source" in place else ""
+            named = dict(zip(table.columns, (value.text for value in row), strict=True))
+            model, modality, line, source = (
+                named.get(name, "") for name in ("model", "mod.", "line", "source")
+            )
             for k, value in enumerate(row):
                 if _is_text(table, k) or not value.text:
                     continue
-                lines = [(head[2], value.sort if isinstance(value.sort, int | float) else "")]
-                if value.bounds is not None and not math.isnan(value.bounds[0]):
-                    lines = [] if head[2] == INTERVAL else lines
-                    lines += [
-                        (f"{INTERVAL}, {end}", v)
-                        for end, v in zip(("low", "high"), value.bounds, strict=True)
-                    ]
-                for line, exact in lines:
-                    words = (table.title, *head[:2], line, table.columns[k])
+                found = [] if line == INTERVAL else [(line, value.sort)]
+                if value.bounds is not None:
+                    found += zip((f"{INTERVAL}, low", f"{INTERVAL}, high"), value.bounds, strict=True)
+                for kind, exact in found:
+                    words = (table.title, model, modality, kind, table.columns[k])
                     writer.writerow([*csv_cells(words), exact, value.text, *csv_cells([source])])
     return target.getvalue()
 
@@ -226,22 +249,18 @@ _TEX = str.maketrans({
 
 
 def _latex(tables: Sequence[Table], notes: Sequence[str], left_out: Sequence[str]) -> str:
+    def row(words: Iterable[str]) -> str:
+        return " & ".join(word.translate(_TEX) for word in words) + r" \\"
+
     lines = ["% needs \\usepackage{booktabs}"]
     for table in tables:
         columns = _used(table)
         aligned = "".join("l" if _is_text(table, k) else "r" for k in columns)
         lines += [r"\begin{table}", r"\centering\small", rf"\caption{{{table.title.translate(_TEX)}}}"]
-        lines += [rf"\begin{{tabular}}{{{aligned}}}", r"\toprule"]
-        lines.append(" & ".join(table.columns[k].translate(_TEX) for k in columns) + r" \\")
-        lines.append(r"\midrule")
-        lines += [" & ".join(row[k].text.translate(_TEX) for k in columns) + r" \\" for row in table.rows]
-        lines += [
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\footnotesize {note.translate(_TEX)}" for note in table.notes),
-            r"\end{table}",
-            "",
-        ]
+        lines += [rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", row(table.columns[k] for k in columns)]
+        lines += [r"\midrule", *(row(one[k].text for k in columns) for one in table.rows)]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        lines += [*(rf"\par\footnotesize {note.translate(_TEX)}" for note in table.notes), r"\end{table}", ""]
     lines += [rf"\noindent{{\footnotesize {note.translate(_TEX)}\par}}" for note in notes]
     lines += ["% " + " ".join(note.split()) for note in left_out]
     return "\n".join(lines) + "\n"
@@ -257,14 +276,17 @@ def _html(
     from jinja2 import Environment
 
     def shown(table: Table) -> dict[str, Any]:
-        columns = _used(table)
+        columns = [(k, table.columns[k], _is_text(table, k)) for k in _used(table)]
         return {
             "title": table.title,
             "notes": table.notes,
-            "columns": [{"name": table.columns[k], "words": _is_text(table, k)} for k in columns],
-            # The lines of one system stay together when the table is sorted.
+            "columns": columns,
+            # The lines of one model stay together when the table is sorted.
             "groups": [
-                [(kind, [_cell(row[k], table.columns[k]) for k in columns]) for kind, row in group]
+                [
+                    (kind, [(row[k], words, name == "source") for k, name, words in columns])
+                    for kind, row in group
+                ]
                 for group in _groups(table)
             ],
         }
@@ -277,25 +299,16 @@ def _html(
 
 
 def _groups(table: Table) -> list[list[tuple[str, list[Value]]]]:
-    """Return the rows with their kinds, those of one system together."""
+    """Return the rows with their kinds, those of one model together."""
     line = table.columns.index("line") if "line" in table.columns else None
     groups: list[list[tuple[str, list[Value]]]] = []
     before = ""
     for row in table.rows:
-        kind = "" if line is None else _KINDS.get(row[line].text, "interval")
-        follows = kind in ("interval", "difference") or (kind == "measured" and before == "published")
-        if follows and groups:
+        kind = "" if line is None else row[line].text
+        if groups and (kind in LINES[2:] or (kind, before) == ("measured", "published")):
             groups[-1].append((kind, row))
         else:
             groups.append([(kind, row)])
         before = kind
-    return groups
-
-
-def _cell(value: Value, column: str) -> dict[str, Any]:
-    return {
-        "text": value.text,
-        "sort": value.sort,
-        "link": column == "source" and value.text.startswith(("http://", "https://")),
-        "kind": ("words long" if len(value.text) > 40 else "words") if column in _LEFT else "",
-    }
+    kinds = {INTERVAL: "interval", "published only": "published-only"}
+    return [[(kinds.get(kind, kind), row) for kind, row in group] for group in groups]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,14 +20,54 @@ if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
 
 
+@dataclass(frozen=True)
+class Options:
+    """What every test and training of `avsal reproduce` shares.
+
+    Attributes:
+        data: folder of the data sets.
+        dhf1k: folder of DHF1K, if it is not below `data`.
+        out: folder of results and trainings.
+        weights: name -> file, in place of the registry's.
+        fast: small networks after one step.
+        protocol: see `avsal.evaluation.testing.evaluate`.
+        stride: score every n-th frame.
+        batch_size: windows at once.
+        num_workers: processes that read videos; None for all cores but one, at most 8.
+        accelerator, devices, num_nodes, strategy: of Lightning's Trainer.
+    """
+
+    data: Path | None = None
+    dhf1k: Path | None = None
+    out: Path = Path("results")
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    fast: bool = False
+    protocol: Protocol = "paper"
+    stride: int = 1
+    batch_size: int = 8
+    num_workers: int | None = None
+    accelerator: str = "auto"
+    devices: str = "1"
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+    @property
+    def trainer(self) -> dict[str, Any]:
+        """The Trainer's arguments."""
+        plain = self.devices == "auto" or "," in self.devices
+        return {
+            "accelerator": self.accelerator, "devices": self.devices if plain else int(self.devices),
+            "num_nodes": self.num_nodes, "strategy": self.strategy, "enable_progress_bar": sys.stderr.isatty(),
+        }  # fmt: skip
+
+
 def run_test(
     module: SaliencyModule,
     data: SaliencyDataModule,
     checkpoint: str,
     data_name: str,
-    args: argparse.Namespace,
+    options: Options,
     *,
-    protocol: Protocol,
     sound: Literal["own", "swapped"] = "own",
     sha256: str | None = None,
 ) -> Path | None:
@@ -38,8 +78,8 @@ def run_test(
         data: the data set.
         checkpoint: name of the weights.
         data_name: for the file's name.
-        args: `out`, `accelerator`, `devices`, `num_nodes`, `strategy`.
-        protocol, sound, sha256: see `avsal.evaluation.testing.evaluate`.
+        options: where and how it runs.
+        sound, sha256: see `avsal.evaluation.testing.evaluate`.
 
     Returns:
         The results file; None on every process but the first.
@@ -48,26 +88,32 @@ def run_test(
     from avsal.evaluation.shards import write_frames
     from avsal.evaluation.testing import evaluate, forget
 
-    fold = getattr(data, "fold", None)
-    parts = [checkpoint, data_name.lower(), f"fold{fold}" if fold and data_name in SIX else None, protocol]
-    parts.append("swapped" if sound == "swapped" else None)
-    path = args.out / f"{'-'.join(str(p) for p in parts if p)}.json"
-    if path.is_file() and _finished(path, data, weights_hash(module), protocol, sound):
+    fold = getattr(data, "fold", None) if data_name in SIX else None
+    parts = [
+        checkpoint,
+        data_name.lower(),
+        fold and f"fold{fold}",
+        options.protocol,
+        sound == "swapped" and sound,
+    ]
+    path = options.out / f"{'-'.join(filter(None, parts))}.json"
+    work = options.out / ".partial" / path.stem
+    if path.is_file() and _finished(path, data, weights_hash(module), options.protocol, sound):
         say(f"{path}: done before")
         return path
-    say(f"{checkpoint} on {data_name}{f' fold {fold}' if fold and data_name in SIX else ''}"
-         f"{', sound swapped' if sound != 'own' else ''} …")  # fmt: skip
+    swapped = ", sound swapped" if sound != "own" else ""
+    say(f"{checkpoint} on {data_name}{f' fold {fold}' if fold else ''}{swapped} …")
     with quiet():
         found = evaluate(
-            module, data, checkpoint=checkpoint, sha256=sha256, work=args.out / ".partial" / path.stem,
-            protocol=protocol, sound=sound, trainer=trainer_options(args),
+            module, data, checkpoint=checkpoint, sha256=sha256, work=work, protocol=options.protocol, sound=sound,
+            trainer=options.trainer,
         )  # fmt: skip
     if found is None:
         return None
     results, frames = found
     write_frames(frames, path)
     results.write(path)
-    forget(args.out / ".partial" / path.stem)
+    forget(work)
     for failure in results.failed[:5]:
         say(f"  left out: {failure.error}")
     say("  " + ", ".join(f"{name} {value:.4f}" for name, value in results.metrics.items()) + f" ({path})")
@@ -75,7 +121,7 @@ def run_test(
 
 
 def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str, sound: str) -> bool:
-    """Say whether a file holds the whole results of these weights on this data under this protocol."""
+    """Return whether a file holds the whole results of these weights on this data under this protocol."""
     from avsal.evaluation.results import Results, data_of
 
     try:
@@ -108,13 +154,10 @@ def file_hash(name: str | Path) -> str | None:
     return stated.pop() if len(stated) == 1 else None
 
 
-def trainer_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the Trainer's arguments that the command line gives."""
-    devices: int | str = args.devices if args.devices == "auto" or "," in args.devices else int(args.devices)
-    return {
-        "accelerator": args.accelerator, "devices": devices, "num_nodes": args.num_nodes, "strategy": args.strategy,
-        "enable_progress_bar": sys.stderr.isatty(),
-    }  # fmt: skip
+_REMARKS = (
+    ".*does not have many workers.*", ".*sync_dist.*", ".*LeafSpec.*", ".*ReduceLROnPlateau conditioned.*",
+    ".*in eval mode at the start of training.*",
+)  # fmt: skip
 
 
 @contextmanager
@@ -126,11 +169,8 @@ def quiet() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*sync_dist.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", message=".*ReduceLROnPlateau conditioned.*")
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            for message in _REMARKS:
+                warnings.filterwarnings("ignore", message=message)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -138,7 +178,7 @@ def quiet() -> Iterator[None]:
 
 
 def first_process() -> bool:
-    """Say whether this is the process that reports."""
+    """Return whether this is the process that reports."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0) == 0

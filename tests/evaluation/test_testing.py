@@ -25,6 +25,7 @@ from avsal.evaluation.shards import Shards, frames_path, write_frames
 from avsal.evaluation.testing import evaluate, forget
 from avsal.metrics import SaliencyMetrics
 from avsal.models.baselines import BaselineModule
+from avsal.report.testing import Options
 
 CPU = {"accelerator": "cpu", "devices": 1}
 
@@ -267,12 +268,12 @@ def test_synthav_compares_models_twins_and_baselines(
     modules = {"tiny-av": tiny(), "tiny-v": tiny(audiovisual=False)}
     monkeypatch.setattr("avsal.zoo.from_pretrained", lambda name: modules[name])
     monkeypatch.setattr(command, "BASELINES", {"centre": "centred Gaussian"})
-    monkeypatch.setattr(command, "_data", lambda args, stride, ego=False: synthav(args.clips))
-    args = argparse.Namespace(clips=32, batch_size=4, num_workers=0, out=tmp_path, accelerator="cpu")
-    files = command.measure(shipped, args, 6)
+    monkeypatch.setattr(command, "_data", lambda options, clips, ego=False: synthav(clips))
+    options = Options(batch_size=4, num_workers=0, out=tmp_path, accelerator="cpu", stride=6)
+    files = command.measure(shipped, options, 32)
     assert len(files) == 4  # the centre, both models, and the audio-visual one with other sound
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert command.measure(shipped, args, 6) == files  # finished tests are not repeated
+    assert command.measure(shipped, options, 32) == files  # finished tests are not repeated
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert "done before" in capsys.readouterr().err
     from avsal.report.measured import board
@@ -382,10 +383,7 @@ def test_trainings_run_in_order_and_finished_ones_are_kept(
         return argparse.Namespace(returncode=0)
 
     monkeypatch.setattr(recipes.subprocess, "run", fake)
-    args = argparse.Namespace(
-        out=tmp_path, data=Path("six"), dhf1k=Path("dhf1k"), accelerator="auto", devices="4", strategy="ddp",
-        num_nodes=1, weights={}, fast=False,
-    )  # fmt: skip
+    args = Options(out=tmp_path, data=Path("six"), dhf1k=Path("dhf1k"), devices="4", strategy="ddp")
     for fold in (1, 2):
         for training in recipes.chain(SYSTEMS["casp-audiovisual"], fold, args):
             training.run()

@@ -9,7 +9,7 @@ import pytest
 
 from avsal.errors import DataError
 from avsal.evaluation.results import Failure
-from avsal.report.measured import board
+from avsal.report.measured import Board, board
 from avsal.report.papers import SYSTEMS, TABLES, system_of
 from avsal.report.published import SIX, cells
 from avsal.report.tables import leaderboard
@@ -80,13 +80,27 @@ def test_gaze_scores_come_from_means_over_frames(tmp_path: Path) -> None:
 
 # -- what does not belong together -------------------------------------------------------------------------------
 
+MAIN = {"stavis-audiovisual", "stavis-visual"}
 
-def test_another_protocol_is_named_and_left_out(tmp_path: Path) -> None:
+
+def apart(found: Board, data: str = "DIEM") -> dict[str, set[str]]:
+    """The models of a data set's tables, by the reason why a table is not the first."""
+    return {why: {e.label for e in found.of(data, why)} for name, why in found.tables if name == data}
+
+
+def test_results_of_another_protocol_have_a_table_of_their_own_that_says_why(tmp_path: Path) -> None:
     other = folds("DIEM", name="mspi", model="MSPI", protocol={"coverage": "authors"})
     found = board(write(tmp_path, *folds("DIEM"), *folds("DIEM", name="stavis-visual"), *other))
-    assert {entry.label for entry in found.entries} == {"stavis-audiovisual", "stavis-visual"}
-    assert len(found.notes) == 3
-    assert all("coverage is authors, not full" in note and "mspi" in note for note in found.notes)
+    assert apart(found) == {"": MAIN, "coverage is authors, not full": {"mspi"}}
+    assert found.notes == []
+    tables = {t.title: t for t in leaderboard(found, data=["DIEM"])}
+    assert list(tables) == ["DIEM", "DIEM (coverage is authors, not full)"]
+    rows = tables["DIEM (coverage is authors, not full)"].rows
+    assert {row[0].text for row in rows if row[2].text == "measured"} == {"MSPI (MViTv2-S, 224x384)"}
+    assert "published only" not in {row[2].text for row in rows}
+    assert "MSPI (MViTv2-S, 224x384)" not in {
+        r[0].text for r in tables["DIEM"].rows if r[2].text == "measured"
+    }
 
 
 def test_other_metric_conventions_are_another_protocol(tmp_path: Path) -> None:
@@ -94,28 +108,29 @@ def test_other_metric_conventions_are_another_protocol(tmp_path: Path) -> None:
     for run in other:
         run.conventions["auc_judd_ties"] = "jitter"
     found = board(write(tmp_path, *folds("DIEM"), *folds("DIEM", name="stavis-visual"), *other))
-    assert len(found.notes) == 3
-    assert "auc_judd_ties is jitter, not expected" in found.notes[0]
+    assert apart(found) == {"": MAIN, "auc_judd_ties is jitter, not expected": {"mspi"}}
 
 
-def test_another_version_of_the_data_is_named_and_left_out(tmp_path: Path) -> None:
+def test_another_version_of_the_data_has_a_table_of_its_own(tmp_path: Path) -> None:
     other = folds("DIEM", name="mspi", model="MSPI", fingerprint="other")
     found = board(write(tmp_path, *folds("DIEM"), *folds("DIEM", name="stavis-visual"), *other))
-    assert {entry.label for entry in found.entries} == {"stavis-audiovisual", "stavis-visual"}
-    assert all("fingerprints differ" in note for note in found.notes)
+    (reason,) = apart(found).keys() - {""}
+    assert "fingerprints differ" in reason
+    assert apart(found) == {"": MAIN, reason: {"mspi"}}
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [("fewer", "1 videos missing"), ("frames", "numbers of scored frames")]
+    ("change", "reason"),
+    [("fewer", "1 videos missing and 0 others"), ("frames", "other numbers of scored frames")],
 )
-def test_other_videos_or_frames_are_other_data(tmp_path: Path, change: str, reason: str) -> None:
-    other = folds("DIEM", name="mspi", model="MSPI", frames=90 if change == "frames" else 100)
+@pytest.mark.parametrize("data", ["DIEM", "AVAD"])
+def test_other_videos_or_frames_are_other_data(tmp_path: Path, data: str, change: str, reason: str) -> None:
+    other = folds(data, name="mspi", model="MSPI", frames=90 if change == "frames" else 100)
     if change == "fewer":
         for run in other:
-            del run.videos["DIEM/v003"]
-    found = board(write(tmp_path, *folds("DIEM"), *folds("DIEM", name="stavis-visual"), *other))
-    assert {entry.label for entry in found.entries} == {"stavis-audiovisual", "stavis-visual"}
-    assert all(reason in note for note in found.notes)
+            del run.videos[f"{data}/v{3 if data == 'DIEM' else 100 * run.data.fold + 3:03d}"]
+    found = board(write(tmp_path, *folds(data), *folds(data, name="stavis-visual"), *other))
+    assert apart(found, data) == {"": MAIN, reason: {"mspi"}}
 
 
 def test_of_duplicates_the_newest_stays(tmp_path: Path) -> None:
@@ -128,10 +143,24 @@ def test_of_duplicates_the_newest_stays(tmp_path: Path) -> None:
     assert "the same weights, metrics differ by up to 0.2" in found.notes[0]
 
 
-def test_a_missing_fold_is_named_and_the_system_left_out(tmp_path: Path) -> None:
-    found = board(write(tmp_path, *folds("AVAD")[:2]))
-    assert found.entries == []
-    assert "no result of 3" in found.notes[0]
+def test_a_missing_fold_is_marked_and_nothing_published_is_set_beside(tmp_path: Path) -> None:
+    (entry,) = board(write(tmp_path, *folds("AVAD")[:2])).entries
+    assert (entry.title, entry.missing) == ("STAViS, folds 1, 2 of 3", [3])
+    table = next(t for t in leaderboard(board([tmp_path]), data=["AVAD"]))
+    mine = {row[2].text for row in table.rows if row[0].text == entry.title}
+    assert mine == {"measured", "95 % interval"}
+    assert any("there is no result of fold 3" in note for note in table.notes)
+    assert "published only" in {row[2].text for row in table.rows if row[0].text == "STAViS"}
+
+
+def test_one_video_has_no_interval(tmp_path: Path) -> None:
+    run = results(
+        "mine", None, name="my", model="Other", videos={"own/a": {"cc": 0.5, "nss": 1.0, "frames": 9}}
+    )
+    found = board(write(tmp_path, run))
+    assert np.isnan(found.entries[0].scores["cc"].low)
+    (table,) = leaderboard(found)  # and no tables of others, which have nothing to do with it
+    assert [row[2].text for row in table.rows] == ["measured"]
 
 
 def test_damaged_files_are_named_and_the_others_used(tmp_path: Path) -> None:
@@ -180,8 +209,8 @@ def test_architectures_never_share_a_mean_and_have_names_of_their_own(tmp_path: 
     kinds = ({"width": 16}, {"width": 32, "lr": 0.1}, {"audiovisual": False, "width": 16})
     mixed = [results("AVAD", k + 1, arguments=kind) for k, kind in enumerate(kinds)]
     found = board(write(tmp_path / "mixed", *renamed(mixed, ["best-epoch=001.ckpt"] * 3)))
-    assert found.entries == []
-    assert len(found.notes) == 3
+    assert sorted(len(entry.records) for entry in found.entries) == [1, 1, 1]
+    assert all(entry.missing for entry in found.entries if entry.records[0].fold > 1)
     runs = [
         run
         for n, kind in enumerate(kinds)
@@ -202,7 +231,7 @@ def test_architectures_never_share_a_mean_and_have_names_of_their_own(tmp_path: 
 def test_weights_of_another_fold_are_left_out(tmp_path: Path) -> None:
     runs = renamed(folds("AVAD"), ["stavis-audiovisual-fold1"] * 3)
     found = board(write(tmp_path, *runs, *folds("AVAD", name="stavis-visual", seed=1)))
-    assert [e.label for e in found.entries] == ["stavis-visual"]
+    assert [(e.title, e.modality) for e in found.entries] == [("STAViS, fold 1 of 3", "AV"), ("STAViS", "V")]
     assert [n for n in found.notes if "weights of fold 1 on fold 2" in n]
     assert [n for n in found.notes if "weights of fold 1 on fold 3" in n]
 
@@ -229,8 +258,11 @@ def test_a_fold_of_diem_with_other_videos_or_frames_does_not_slip_in(tmp_path: P
     else:
         runs[2].videos["DIEM/v003"]["frames"] = 50
     found = board(write(tmp_path, *runs, *folds("DIEM", name="stavis-visual", seed=1)))
-    assert [(e.label, e.units["cc"].rule) for e in found.entries] == [("stavis-visual", "folds")]
-    assert any("1 videos missing" in n or "numbers of scored frames" in n for n in found.notes)
+    first = [(e.title, e.modality, e.units["cc"].rule) for e in found.of("DIEM")]
+    assert first == [("STAViS, folds 1, 2 of 3", "AV", "folds"), ("STAViS", "V", "folds")]
+    (reason,) = apart(found).keys() - {""}
+    assert "1 videos missing" in reason or "numbers of scored frames" in reason
+    assert [e.title for e in found.of("DIEM", reason)] == ["STAViS, fold 3 of 3"]
 
 
 def test_a_part_of_a_test_does_not_count(tmp_path: Path) -> None:
@@ -240,28 +272,10 @@ def test_a_part_of_a_test_does_not_count(tmp_path: Path) -> None:
     assert board(write(tmp_path / "whole", *runs)).notes == []
     del runs[1].videos["AVAD/v200"]
     found = board(write(tmp_path / "part", *runs))
-    assert found.entries == []
+    assert [e.title for e in found.entries] == ["STAViS, folds 1, 3 of 3"]
     assert f"{VIDEOS['AVAD'] - 1} of {VIDEOS['AVAD']} videos were scored" in found.notes[0]
     runs[1].failed.append(Failure(item="AVAD/v200", error="broken"))
     assert len(board(write(tmp_path / "failed", *runs)).entries) == 1
-
-
-def test_two_systems_without_all_folds_do_not_outvote_a_whole_one(tmp_path: Path) -> None:
-    parts = [
-        run
-        for name in ("mspi", "mspi-s3d")
-        for run in folds("AVAD", name=name, model="MSPI", protocol={"coverage": "authors"})[:2]
-    ]
-    found = board(write(tmp_path / "protocol", *folds("AVAD"), *parts))
-    assert [e.label for e in found.entries] == ["stavis-audiovisual"]
-    assert len(found.notes) == 4
-    parts = [
-        run
-        for name in ("mspi", "mspi-s3d")
-        for run in folds("AVAD", name=name, model="MSPI", fingerprint="other")[:2]
-    ]
-    found = board(write(tmp_path / "content", *folds("AVAD"), *parts))
-    assert [e.label for e in found.entries] == ["stavis-audiovisual"]
 
 
 def test_other_annotation_files_are_other_data_and_old_files_without_them_stay(tmp_path: Path) -> None:
@@ -273,9 +287,8 @@ def test_other_annotation_files_are_other_data_and_old_files_without_them_stay(t
     for run in newer:
         run.data = run.data.model_copy(update={"annotations": "second"})
     found = board(write(tmp_path, *known, *other, *old, *newer))
-    assert {e.label for e in found.entries} == {"stavis-audiovisual", "stavis-visual", "mspi"}
-    assert len(found.notes) == 3
-    assert all("other annotation files" in n for n in found.notes)
+    reason = "other annotation files (their names or sizes differ)"
+    assert apart(found) == {"": MAIN | {"mspi"}, reason: {"avrsp-visual"}}
 
 
 def test_a_video_in_two_folds_counts_twice_and_is_drawn_as_one(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from avsal.report.papers import SYSTEMS, TABLES, PaperTable
 from avsal.report.published import SIX, cells
 from avsal.report.recipes import Training, chain
 from avsal.report.records import read
+from avsal.report.testing import Options
 from tests.report.fake import results, write
 from tests.report.miniature import make
 
@@ -32,12 +33,8 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("mini"))
 
 
-def arguments(data: Path | None, out: Path, **more: Any) -> argparse.Namespace:
-    known = {
-        "data": data, "out": out, "dhf1k": None, "weights": {}, "fast": False, "accelerator": "cpu", "devices": "1",
-        "num_nodes": 1, "strategy": "auto", "batch_size": 4, "num_workers": 0, "stride": None,
-    }  # fmt: skip
-    return argparse.Namespace(**{**known, **more})
+def arguments(data: Path | None, out: Path, **more: Any) -> Options:
+    return Options(data=data, out=out, **{"accelerator": "cpu", "batch_size": 4, "num_workers": 0, **more})
 
 
 def table(paper: str, number: str) -> PaperTable:
@@ -173,7 +170,8 @@ def test_a_network_starts_from_the_one_before_it(tmp_path: Path) -> None:
     # The authors' own weights start the ablations of STAViS, and a file of the user's in their place.
     (only,) = chain(SYSTEMS["stavis-l3-s2av"], 3, args)
     assert "--model.init_args.init_from=stavis-visual-fold3" in only.words()
-    args.weights = {"stavis-visual": best, "stavis-l3-s2av-fold1": best}
+    args = replace(args, weights={"stavis-visual": best, "stavis-l3-s2av-fold1": best})
+    (only,) = chain(SYSTEMS["stavis-l3-s2av"], 3, args)
     assert f"--model.init_args.init_from={best}" in only.words()
     assert chain(SYSTEMS["stavis-l3-s2av"], 1, args) == []
 
@@ -288,7 +286,7 @@ def test_overall_is_the_mean_over_all_videos_and_the_average_of_six_that_over_se
     for place, data in enumerate(SIX):
         runs = [results(data, k, name="stavis-visual", level=0.3 + place / 10) for k in (1, 2, 3)]
         paths = write(tmp_path / data, *runs)
-        found["stavis-visual", data] = entry_of(data, read(paths, []), 50)
+        found["stavis-visual", data] = entry_of(read(paths, []), 50)
         rows: dict[str, list[float]] = {}
         for run in runs:
             for name, row in run.videos.items():

@@ -103,6 +103,18 @@ def test_the_mean_needs_all_six_sets_under_one_protocol(six: Path, tmp_path: Pat
     assert not [t for t in leaderboard(board([part])) if t.title == "Mean of the six sets"]
 
 
+def test_each_protocol_has_a_mean_of_its_own(six: Path, tmp_path: Path) -> None:
+    other = [results(d, k, level=0.3, protocol={"coverage": "authors"}) for d in VIDEOS for k in (1, 2, 3)]
+    found = board([six, *write(tmp_path, *other)])
+    first, second = (t for t in leaderboard(found) if t.title.startswith("Mean of the six sets"))
+    assert (first.title, second.title) == (
+        "Mean of the six sets", "Mean of the six sets (coverage is authors, not full)",
+    )  # fmt: skip
+    plain = next(t for t in leaderboard(_board(six)) if t.title == "Mean of the six sets")
+    assert first.rows == plain.rows
+    assert float(lines(second, "STAViS", "AV")["measured"]["CC"]) == pytest.approx(0.3, abs=0.02)
+
+
 def test_formats_hold_the_same_numbers(six: Path) -> None:
     found = _board(six)
     tables = leaderboard(found, data=["DIEM"])
@@ -306,15 +318,15 @@ def test_figures_are_drawn_for_cost_twins_and_time(six: Path, tmp_path: Path) ->
 def test_the_command_writes_a_file_and_says_what_it_left_out(
     six: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path, results("DIEM", 1, name="odd", protocol={"stride": 3}))
+    odd = results("DIEM", 1, name="odd", model="Other", protocol={"stride": 3})
+    write(tmp_path, odd, results("DIEM", 2, created="2025-06-01T00:00:00+00:00"))
     out = tmp_path / "board.md"
-    assert (
-        main(["leaderboard", str(six), str(tmp_path), "--data", "diem", "--metric", "CC", "--out", str(out)])
-        == 1
-    )
-    assert "stride is 3, not 1" in capsys.readouterr().err
+    words = ["leaderboard", str(six), str(tmp_path), "--data", "diem", "--metric", "CC", "--out", str(out)]
+    assert main(words) == 1
+    assert "which is newer" in capsys.readouterr().err
     text = out.read_text()
-    assert "stride is 3, not 1" in text
+    assert "which is newer" in text
+    assert "## DIEM (stride is 3, not 1)" in text
     assert "| CC |" in text
     assert "NSS" not in text.split("## How")[0]
 

@@ -22,9 +22,26 @@ if TYPE_CHECKING:
 
 #: command -> (one line of help, the function as "module:name"), or for a group of commands their own dict.
 COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
-    "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files"),
+    "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files:predict_files"),
     "evaluate": ("score maps that any program wrote", "avsal.evaluation.maps"),
-    "data": ("list, fetch, check, import, pack and generate data sets", "avsal.data.commands"),
+    "data": (
+        "list, fetch, check, import, pack and generate data sets",
+        {
+            "list": ("all data sets on one page", "avsal.data.commands:show"),
+            "info": ("content, licence, size, and how to get it", "avsal.data.commands:info"),
+            "fetch": (
+                "download where the terms allow it, else print how to get it",
+                "avsal.data.commands:fetch",
+            ),
+            "check": ("verify a folder completely; nothing is modified", "avsal.data.commands:check"),
+            "import": (
+                "write eye trackers' exports as avsal's plain table",
+                "avsal.data.commands:import_gaze",
+            ),
+            "pack": ("convert a data set into one file for a model's input", "avsal.data.commands:pack"),
+            "synth": ("generate SynthAV", "avsal.data.commands:synth"),
+        },
+    ),
     "zoo": (
         "list and check the registry of checkpoints",
         {
@@ -39,7 +56,7 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "reproduce": ("run a paper's table on your data", "avsal.report.commands:reproduce"),
 }
 #: Commands whose modules still declare their options for argparse (`add_arguments`, `main`, or a dict of such pairs).
-ARGPARSE = {"predict", "evaluate", "data"}
+ARGPARSE = {"evaluate"}
 LIGHTNING = {
     "fit": "train a model (-c examples/stavis.yaml -c examples/data/synthetic.yaml)",
     "validate": "compute the validation metrics of a checkpoint",
@@ -145,7 +162,6 @@ def program(arguments: Sequence[str] = ()) -> App:
     app = App(
         name="avsal",
         help="Audio-visual saliency and gaze anticipation in video. `avsal COMMAND --help` lists a command's options.",
-        help_format="plaintext",
         version=f"avsal {__version__}",
         version_flags=["--version", "-V"],
         default_parameter=Parameter(

@@ -28,8 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(out: Path, clip: Path | None) -> int:
     from avsal.checkpoints.registry import default_checkpoint
     from avsal.data.synthetic import generate
-    from avsal.inference.files import Settings, predict_files, report, weights_sha256
-    from avsal.zoo import from_pretrained
+    from avsal.inference.files import predict_files
 
     generated = out / "synthav"
     generate(generated, clips=4, seed=7, seconds=3.0)
@@ -39,14 +38,8 @@ def _run(out: Path, clip: Path | None) -> int:
         jobs.append((default_checkpoint(), [clip]))
     status = 0
     for name, paths in jobs:
-        outcomes = predict_files(
-            from_pretrained(name).eval(),
-            paths,
-            out / name,
-            Settings(name, weights_sha256(name)),
-            overwrite=True,
-        )
-        status = max(status, report(outcomes))
+        outcomes = predict_files(*paths, checkpoint=name, out=out / name, device="cpu", overwrite=True)
+        status = max(status, outcomes.exit_status)
         for outcome in outcomes:
             if outcome.folder is not None:
                 print(f"overlay video: {outcome.folder / 'overlay.mp4'}")

@@ -18,12 +18,13 @@ PACKAGE = ROOT / "avsal"
 #: Every room below the commands, and the rooms of avsal that it may import.
 ALLOWED = {
     "errors": set(),
+    "options": {"errors"},
     "files": {"errors"},
     "downloads": {"errors", "files"},
     "types": {"errors"},
     "io": {"errors", "files"},
     "npy": {"errors"},
-    "data": {"errors", "files", "downloads", "types", "io", "npy"},
+    "data": {"errors", "options", "files", "downloads", "types", "io", "npy"},
     "losses": {"errors", "types"},
     "nn": {"errors", "types"},
     "metrics": {"errors", "types"},

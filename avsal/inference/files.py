@@ -6,7 +6,6 @@ that is there is whole, and a killed run leaves nothing that looks finished.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -16,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from cyclopts import Parameter
 
-from avsal.data.gaze.options import Reading, from_arguments
-from avsal.data.gaze.options import add_arguments as add_gaze_arguments
+from avsal.data.gaze.options import Reading
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
 from avsal.files import sha256_of, shown, writing
 
@@ -62,50 +61,133 @@ class Outcome:
     seconds: float = 0.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line of `avsal predict`."""
-    parser.add_argument("inputs", nargs="+", metavar="VIDEO", help="video or image files, or folders of them")
-    parser.add_argument(
-        "--checkpoint",
-        help="a name from `avsal zoo list`, a file, a folder or a Hub repository "
-        "(default: the registry's; `avsal zoo list --recommended` says which for what)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("predictions"), help="folder of results (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=8, help="windows per forward pass (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--coverage",
-        choices=("full", "authors"),
-        default="full",
-        help="full: every frame gets one map; authors: the frames the paper's authors scored",
-    )
-    parser.add_argument("--stride", type=int, default=1, help="predict for every Nth frame only (default: 1)")
-    parser.add_argument(
-        "--alpha", type=float, default=0.6, help="strength of the heat map in the overlay, 0 to 1"
-    )
-    parser.add_argument("--no-overlay", action="store_true", help="write the maps only")
-    parser.add_argument("--overwrite", action="store_true", help="compute again what is already there")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument(
-        "--gaze", type=Path, help="gaze table of one input: past gaze is drawn into the overlay"
-    )
-    add_gaze_arguments(parser, short=False)
-    parser.add_argument(
-        "--correlation",
-        action="store_true",
-        help="also write correlation.mp4: where the picture goes with the sound (CSTS with spatial fusion)",
-    )
-    parser.add_argument(
-        "--show",
-        choices=("speakers",),
-        help="draw into the overlay: speakers, the faces and how likely each speaks, also into speakers.csv",
-    )
+class Outcomes(list[Outcome]):
+    """The outcome of each input, in order."""
+
+    @property
+    def exit_status(self) -> int:
+        """0 if every input has a result, else 1."""
+        return int(any(outcome.status == "failed" for outcome in self))
+
+
+def predict_files(
+    *inputs: str | Path,
+    checkpoint: str | None = None,
+    out: Path = Path("predictions"),
+    device: str = "auto",
+    batch_size: int = 8,
+    coverage: Literal["full", "authors"] = "full",
+    stride: int = 1,
+    alpha: float = 0.6,
+    overlay: Annotated[bool, Parameter(negative="--no-overlay")] = True,
+    overwrite: bool = False,
+    quiet: bool = False,
+    gaze: Path | None = None,
+    reading: Annotated[Reading | None, Parameter(name="*")] = None,
+    correlation: bool = False,
+    show: Literal["speakers"] | None = None,
+    module: Annotated[Any, Parameter(parse=False)] = None,
+) -> Outcomes:
+    """Write saliency maps and an overlay video for every video file.
+
+    Each input gets its own folder below --out. An input that fails is reported, and the others go on.
+
+    Args:
+        inputs: video or image files, or folders of them.
+        checkpoint: a name from `avsal zoo list`, a file, a folder or a Hub repository (default: the registry's;
+            `avsal zoo list --recommended` tells which for what).
+        out: folder of results.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: windows per forward pass.
+        coverage: full: every frame gets one map; authors: the frames the paper's authors scored.
+        stride: predict for every Nth frame only.
+        alpha: strength of the heat map in the overlay, 0 to 1.
+        overlay: write the overlay video; without it the maps only.
+        overwrite: compute again what is already there.
+        quiet: no progress bar.
+        gaze: gaze table of one input: past gaze is drawn into the overlay.
+        reading: how to read the gaze table.
+        correlation: also write correlation.mp4: where the picture goes with the sound (CSTS with spatial fusion).
+        show: draw into the overlay: speakers, the faces and how likely each speaks, also into speakers.csv.
+        module: in Python: a module of yours in place of `checkpoint`, which then only names it in the results. It
+            stays on its device.
+
+    Returns:
+        One outcome for each file, in order.
+
+    Raises:
+        ConfigError: the options do not go together, or `out` cannot be made.
+        DataError: there is no such gaze file.
+        WeightsError: the checkpoint cannot be loaded.
+    """
+    if not inputs:
+        raise ConfigError("no input: name a video, an image, or a folder of them.")
+    if not 0.0 <= alpha <= 1.0:
+        raise ConfigError(f"--alpha {alpha} must lie between 0 and 1.")
+    if batch_size < 1 or stride < 1:
+        raise ConfigError(f"--batch-size {batch_size} and --stride {stride} must be at least 1.")
+    from avsal.checkpoints.registry import default_checkpoint
+
+    paths, out = expand(inputs), Path(out)
+    pictures = all(_is_picture(path) for path in paths)
+    if module is None:
+        checkpoint = checkpoint or default_checkpoint("picture" if pictures else "video")
+    name = checkpoint or type(module).__name__
+    settings = Settings(
+        name, weights_sha256(name), coverage, stride, alpha, overlay, correlation, show,
+        gaze_reading=reading or Reading(),
+    )  # fmt: skip
+    gaze = Path(gaze) if gaze is not None else None
+    settings = _with_gaze(settings, gaze, paths)
+    if module is not None:
+        from avsal.evaluation.results import weights_hash
+
+        settings = replace(settings, weights=weights_hash(module))
+    folders = result_folders(paths, out)
+    todo = [os.path.isfile(path) and (overwrite or not os.path.exists(folders[path])) for path in paths]
+    if module is None and any(todo):
+        from avsal.zoo import from_pretrained
+
+        if advised := next((line for path in paths if (line := advice(name, path))), None):
+            print(f"note: {advised}", file=sys.stderr)
+        module = from_pretrained(name).to(pick_device(device)).eval()
+    if module is not None:
+        _check_extras(module, settings)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: no folder for results can be made there ({error.strerror}).") from None
+    outcomes = Outcomes()
+    with _progress(quiet) as bar:
+        for path in paths:
+            task = bar.add_task(shown(path.name), total=None, rate="")
+            began = time.perf_counter()
+
+            def tick(done: int, total: int | None, task: Any = task, began: float = began) -> None:
+                rate = done / max(time.perf_counter() - began, 1e-9)
+                bar.update(task, completed=done, total=total, rate=f"{rate:.1f} frames/s")
+
+            try:
+                done = _one(module, path, folders[path], settings, batch_size, overwrite, tick, gaze)
+                outcomes.append(done)
+            except AvsalError as error:
+                outcomes.append(Outcome(path, "failed", message=str(error)))
+            except Exception as error:  # a batch job goes on whatever one file does
+                outcomes.append(Outcome(path, "failed", message=f"{path}: {type(error).__name__}: {error}"))
+            bar.remove_task(task)
+    report(outcomes)
+    return outcomes
+
+
+def _progress(quiet: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        console=Console(stderr=True), disable=quiet, transient=True,
+    )  # fmt: skip
 
 
 def advice(checkpoint: str, path: Path) -> str | None:
@@ -119,53 +201,6 @@ def advice(checkpoint: str, path: Path) -> str | None:
         f"{checkpoint} was trained on generated clips (SynthAV) and shows whether a network uses sound, not where "
         f"people look in real video: for that use --checkpoint {default_checkpoint()} (`avsal zoo list --recommended`)."
     )
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run `avsal predict`; returns 0 if every input has a result, 1 otherwise."""
-    if not 0.0 <= args.alpha <= 1.0:
-        raise ConfigError(f"--alpha {args.alpha} must lie between 0 and 1.")
-    if args.batch_size < 1 or args.stride < 1:
-        raise ConfigError(f"--batch-size {args.batch_size} and --stride {args.stride} must be at least 1.")
-    from avsal.checkpoints.registry import default_checkpoint
-
-    paths = expand(args.inputs)
-    pictures = bool(paths) and all(_is_picture(path) for path in paths)
-    checkpoint = args.checkpoint or default_checkpoint("picture" if pictures else "video")
-    settings = Settings(
-        checkpoint,
-        weights_sha256(checkpoint),
-        args.coverage,
-        args.stride,
-        args.alpha,
-        not args.no_overlay,
-        args.correlation,
-        args.show,
-        gaze_reading=from_arguments(args),
-    )
-    settings = _with_gaze(settings, args.gaze, paths)
-    folders = result_folders(paths, args.out)
-    todo = [os.path.isfile(path) and (args.overwrite or not os.path.exists(folders[path])) for path in paths]
-    module: SaliencyModule | None = None
-    if any(todo):
-        from avsal.zoo import from_pretrained
-
-        advised = {line for path in paths if (line := advice(checkpoint, path))}
-        if advised:
-            print(f"note: {advised.pop()}", file=sys.stderr)
-        module = from_pretrained(checkpoint).to(pick_device(args.device)).eval()
-        _check_extras(module, settings)
-    outcomes = predict_files(
-        module,
-        paths,
-        args.out,
-        settings,
-        batch_size=args.batch_size,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-        gaze=args.gaze,
-    )
-    return report(outcomes)
 
 
 def pick_device(name: str) -> str:
@@ -183,7 +218,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def expand(inputs: Sequence[str]) -> list[Path]:
+def expand(inputs: Iterable[str | Path]) -> list[Path]:
     """Return the files named, and for a folder the files directly in it, each once and in order.
 
     A folder without files is returned itself, to be reported among the inputs that failed.
@@ -236,7 +271,7 @@ def result_folders(paths: Iterable[Path], out: Path) -> dict[Path, Path]:
 
 
 def _holds_another(folder: Path, place: Path) -> bool:
-    """Say whether a folder holds the result of another file than the one at `place`, which was not moved there."""
+    """Return whether a folder holds the result of another file than the one at `place`, which was not moved there."""
     there = _summary(folder).get("source")
     if not isinstance(there, dict):
         return False
@@ -278,7 +313,7 @@ def _with_gaze(settings: Settings, gaze: Path | None, paths: Sequence[Path]) -> 
         for name in settings.gaze_reading.changed():
             flag = {"screen": "screen or --gaze-size", "tracker": "from", "columns": "column"}.get(name, name)
             raise ConfigError(
-                f"--gaze-{flag.replace('_', '-')} says how to read the file of --gaze; give that too."
+                f"--gaze-{flag.replace('_', '-')} tells how to read the file of --gaze; give that too."
             )
         return settings
     if len(paths) != 1:
@@ -312,7 +347,7 @@ def _check_extras(module: SaliencyModule, settings: Settings) -> None:
 
 
 def _kept(path: Path, folder: Path, settings: Settings) -> bool:
-    """Say whether a folder holds a complete result of the same file and settings."""
+    """Return whether a folder holds a complete result of the same file and settings."""
     there, source = _summary(folder), _source(path)
     was = there.get("source")
     same = isinstance(was, dict) and all(was.get(key) == source[key] for key in ("name", "bytes"))
@@ -322,74 +357,6 @@ def _kept(path: Path, folder: Path, settings: Settings) -> bool:
 def _source(path: Path) -> dict[str, Any]:
     size = path.stat().st_size if path.is_file() else None
     return {"name": path.name, "bytes": size, "path": str(place_of(path))}
-
-
-def predict_files(
-    module: SaliencyModule | None,
-    paths: Sequence[Path],
-    out: Path,
-    settings: Settings,
-    *,
-    batch_size: int = 8,
-    overwrite: bool = False,
-    progress: bool = True,
-    gaze: Path | None = None,
-) -> list[Outcome]:
-    """Predict every file into its own folder below `out`; a bad file is reported and the rest goes on.
-
-    Args:
-        module: the model, on its device; may be None if every result is already there.
-        paths: videos or images.
-        out: folder of the results, made if needed.
-        settings: what decides the content (kept with the result).
-        batch_size: windows per forward pass.
-        overwrite: compute again what is there.
-        progress: show a progress bar on a terminal.
-        gaze: a gaze table to draw into the overlay (one video only).
-
-    Returns:
-        One outcome for each path, in order.
-
-    Raises:
-        ConfigError: `gaze` does not go with the settings or the paths, or `out` cannot be made.
-        DataError: there is no such gaze file.
-    """
-    settings = _with_gaze(settings, gaze, paths)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: no folder for results can be made there ({error.strerror}).") from None
-    folders = result_folders(paths, out)
-    outcomes: list[Outcome] = []
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not progress, transient=True) as bar:
-        for path in paths:
-            folder = folders[path]
-            task = bar.add_task(shown(path.name), total=None, rate="")
-            began = time.perf_counter()
-
-            def tick(done: int, total: int | None, task: Any = task, began: float = began) -> None:
-                rate = done / max(time.perf_counter() - began, 1e-9)
-                bar.update(task, completed=done, total=total, rate=f"{rate:.1f} frames/s")
-
-            try:
-                outcomes.append(_one(module, path, folder, settings, batch_size, overwrite, tick, gaze))
-            except AvsalError as error:
-                outcomes.append(Outcome(path, "failed", message=str(error)))
-            except Exception as error:  # a batch job goes on whatever one file does
-                outcomes.append(Outcome(path, "failed", message=f"{path}: {type(error).__name__}: {error}"))
-            bar.remove_task(task)
-    return outcomes
 
 
 def _one(
@@ -585,8 +552,8 @@ def _drawn(points: np.ndarray, times: np.ndarray) -> int:
     return int((inside & (points[:, 0] > first - TRAIL)).sum())
 
 
-def report(outcomes: Sequence[Outcome]) -> int:
-    """Print what became of each input and return the exit status."""
+def report(outcomes: Sequence[Outcome]) -> None:
+    """Print the outcome of each input."""
     for outcome in outcomes:
         place = shown(outcome.folder or outcome.path)
         if outcome.status == "done":
@@ -601,7 +568,6 @@ def report(outcomes: Sequence[Outcome]) -> int:
         print(f"{len(failed)} of {len(outcomes)} inputs failed:", file=sys.stderr)
         for outcome in failed:
             print(f"  {_said(outcome)}", file=sys.stderr)
-    return 1 if failed else 0
 
 
 def _said(outcome: Outcome) -> str:

@@ -684,35 +684,34 @@ def test_single_recordings_may_have_options_of_their_own(clip: Path, tmp_path: P
             FolderDataModule(root, recordings=recordings).all_items()
 
 
-def test_the_module_the_commands_and_the_reader_take_the_same_options() -> None:
-    import argparse
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "clip.mp4"), ("data", "check", "."), ("data", "import", "a.tsv", "--video", "clip.mp4"),
+        ("data", "pack", ".", "--out", "x.h5", "--model", "stavis"),
+    ],
+)  # fmt: skip
+def test_the_module_and_the_commands_take_the_readers_options(words: tuple[str, ...]) -> None:
     import inspect
 
-    from avsal.data.commands import add_arguments as data_arguments
-    from avsal.data.gaze import options
-    from avsal.inference.files import add_arguments as predict_arguments
+    from avsal.cli import program
 
-    names = set(options.HELP)
-    assert names == set(Reading.__dataclass_fields__)
-    assert names <= set(inspect.signature(FolderDataModule.__init__).parameters)
-    for add, words in (
-        (predict_arguments, ["clip.mp4"]), (data_arguments, ["check", "."]),
-        (data_arguments, ["import", "a.tsv", "--video", "clip.mp4"]),
-    ):  # fmt: skip
-        parser = argparse.ArgumentParser()
-        add(parser)
-        given = [
-            "--gaze-origin",
-            "bottom",
-            "--gaze-offset",
-            "2",
-            "--gaze-screen",
-            "8x6",
-            "--gaze-column",
-            "x=gx",
-        ]
-        found = options.from_arguments(parser.parse_args([*words, *given]))
-        assert found == Reading(origin="bottom", offset=2.0, screen="8x6", columns=(("x", "gx"),))
+    assert set(Reading.__dataclass_fields__) <= set(inspect.signature(FolderDataModule.__init__).parameters)
+    given = [
+        "--gaze-origin",
+        "bottom",
+        "--offset",
+        "2",
+        "--gaze-size",
+        "8x6",
+        "--gaze-column",
+        "x=gx",
+        "--column=y=a=b",
+    ]
+    _, bound, _ = program(words).parse_args([*words, *given], exit_on_error=False)
+    assert bound.arguments["reading"] == Reading(
+        origin="bottom", offset=2.0, screen="8x6", columns=(("x", "gx"), ("y", "a=b"))
+    )
 
 
 # -- commands --------------------------------------------------------------------------------------------------

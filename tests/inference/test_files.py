@@ -457,8 +457,9 @@ def test_anticipation_writes_one_map_for_each_future_moment(tmp_path: Path) -> N
     }
     module = create_model("csts", size=(32, 32), init_std=0.3, **small).eval()
     path = write_clip(tmp_path / "ego.mp4", frames=30, fps=25, height=96, width=128, sound=tone(1.2))
-    settings = Settings("small", stride=10, correlation=True)
-    (outcome,) = predict_files(module, [path], tmp_path / "out", settings, progress=False)
+    (outcome,) = predict_files(
+        path, module=module, out=tmp_path / "out", stride=10, correlation=True, quiet=True
+    )
     assert outcome.status == "done", outcome.message
     folder = tmp_path / "out" / "ego"
     maps = np.load(folder / "maps.npy")
@@ -616,8 +617,9 @@ def test_options_for_videos_are_told_where_the_input_is_a_picture(
     assert run(tmp_path / "photo.png", "--gaze", gaze) == 2
     assert "this is a picture" in capsys.readouterr().err
     module = create_model("csts", size=(32, 32), embed_dim=8, depths=[1, 1, 1, 1], contrast_dim=8).eval()
-    settings = Settings("small", correlation=True)
-    (outcome,) = predict_files(module, [tmp_path / "photo.png"], tmp_path / "out", settings, progress=False)
+    (outcome,) = predict_files(
+        tmp_path / "photo.png", module=module, out=tmp_path / "out", correlation=True, quiet=True
+    )
     assert outcome.status == "done", outcome.message
     assert "picture has no sound" in str(outcome.message)
     assert not (tmp_path / "out" / "photo" / "correlation.mp4").exists()
@@ -695,8 +697,8 @@ def test_an_interrupted_run_cleans_up(
         (["--gaze", "gaze.csv", "second.mp4"], "--gaze belongs to one video"),
         (["--gaze", "gaze.csv"], "gaze.csv: there is no such gaze file"),
         (["--gaze", "gaze.csv", "--no-overlay"], "which --no-overlay leaves out"),
-        (["--gaze-offset", "3"], "--gaze-offset says how to read the file of --gaze"),
-        (["--gaze-size", "160x90"], "--gaze-size says how"),
+        (["--gaze-offset", "3"], "--gaze-offset tells how to read the file of --gaze"),
+        (["--gaze-size", "160x90"], "--gaze-size tells how"),
         (["--gaze-size", "160"], "WIDTHxHEIGHT"),
         (["--correlation"], "no spatial audio-visual correlation"),
     ],
@@ -805,14 +807,12 @@ def test_runs_that_share_an_output_folder_lose_nothing(
     stavis: SaliencyModule, clip: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    settings = Settings("small", overlay=False)
     begun = threading.Barrier(3)
 
     def work(_: int) -> list[str]:
         begun.wait()
-        return [
-            one.status for one in predict_files(stavis, [clip], out, settings, overwrite=True, progress=False)
-        ]
+        options = {"out": out, "overlay": False, "overwrite": True, "quiet": True}
+        return [one.status for one in predict_files(clip, module=stavis, **options)]
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(work, range(3))) == [["done"]] * 3
@@ -827,7 +827,9 @@ def test_weights_that_give_nan_fail_the_file_and_are_named(
     broken = copy.deepcopy(stavis)
     with torch.no_grad():
         next(broken.network.parameters()).flatten()[0] = torch.nan
-    (outcome,) = predict_files(broken, [clip], tmp_path / "out", Settings("x", overlay=False), progress=False)
+    outcomes = predict_files(clip, module=broken, out=tmp_path / "out", overlay=False, quiet=True)
+    (outcome,) = outcomes
+    assert outcomes.exit_status == 1
     assert outcome.status == "failed"
     assert "map of frame 0 (0.00 s) holds NaN or infinite values" in str(outcome.message)
     assert list((tmp_path / "out").iterdir()) == []

@@ -635,7 +635,7 @@ def test_a_clip_longer_than_what_is_seen_of_a_segment_is_refused(task: Any, timi
 
 def test_predict_writes_the_correlation_maps_and_draws_past_gaze(tmp_path: Path) -> None:
     from avsal.errors import DataError
-    from avsal.inference.files import Settings, predict_files
+    from avsal.inference.files import predict_files
     from avsal.io.video import VideoStream
     from tests.media import tone, write_clip
 
@@ -644,8 +644,7 @@ def test_predict_writes_the_correlation_maps_and_draws_past_gaze(tmp_path: Path)
     gaze.write_text("time_ms,x,y\n" + "".join(f"{20 * k},{0.25 * 64},{0.75 * 64}\n" for k in range(30)))
 
     def run(name: str, table: Path | None, module: CSTSModule, **options: Any) -> Any:
-        settings = Settings("small", stride=4, **options)
-        (outcome,) = predict_files(module, [path], tmp_path / name, settings, progress=False, gaze=table)
+        (outcome,) = predict_files(path, module=module, out=tmp_path / name, stride=4, gaze=table, **options)
         return outcome
 
     plain, drawn = (run(n, t, small(), correlation=True) for n, t in (("plain", None), ("drawn", gaze)))
@@ -670,7 +669,7 @@ def test_predict_writes_the_correlation_maps_and_draws_past_gaze(tmp_path: Path)
     )
     with pytest.raises(DataError, match="camera's calibration"):
         _raise(run("angles", gaze, small()))
-    with pytest.raises(DataError, match="spatial fusion"):
+    with pytest.raises(ConfigError, match="spatial fusion"):
         _raise(run("blind", None, small(fusion="vision-only"), correlation=True))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avsal.errors import ConfigError
-from avsal.inference.files import Settings, predict_files
+from avsal.inference.files import predict_files
 from avsal.inference.video import FrameMap, VideoPrediction
 from avsal.io.render import VideoWriter
 from avsal.models.speaker import GATE, SpeakerGate, SpeakerModule
@@ -179,7 +179,7 @@ def test_a_film_without_sound_is_followed_by_the_pictures_alone(
 
 def test_speakers_are_drawn_and_listed(module: SpeakerModule, tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mkv", 10, 40)
-    (done,) = predict_files(module, [path], tmp_path / "out", Settings("x", show="speakers"), progress=False)
+    (done,) = predict_files(path, module=module, out=tmp_path / "out", show="speakers")
     assert done.status == "done", done.message
     lines = (tmp_path / "out" / "a" / "speakers.csv").read_text().splitlines()
     assert lines[0] == "frame,time,track,left,top,right,bottom,speaking"
@@ -187,7 +187,7 @@ def test_speakers_are_drawn_and_listed(module: SpeakerModule, tmp_path: Path) ->
     assert rows.shape == (100, 8)
     assert set(rows[:, 2]) == {0.0, 1.0}
     assert ((rows[:, 7] >= 0) & (rows[:, 7] <= 1)).all()
-    (other,) = predict_files(module, [path], tmp_path / "plain", Settings("x"), progress=False)
+    (other,) = predict_files(path, module=module, out=tmp_path / "plain")
     with_boxes, without = ((tmp_path / name / "a" / "overlay.mp4").read_bytes() for name in ("out", "plain"))
     assert other.status == "done"
     assert with_boxes != without

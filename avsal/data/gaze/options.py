@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from cyclopts import Parameter
 
 from avsal.errors import ConfigError
+from avsal.options import assignments
 
 Units = Literal["auto", "normalised", "pixels", "cm", "norm", "height", "radians", "degrees"]
 Origin = Literal["auto", "top", "bottom", "centre"]
@@ -18,27 +20,7 @@ TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 _PLACES = ("fit", "stretch", "centre")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
 
-#: What each option is, for the command line.
-HELP = {
-    "tracker": "whose export the file is (default: told by its columns)",
-    "units": "unit of the gaze points (default: from the columns' names or the values)",
-    "time_unit": "unit of the gaze times (default: from the column's name or the rate)",
-    "origin": "where y is 0 (default: as the tracker counts, else the top)",
-    "offset": "time on the gaze clock at which the video's time is 0",
-    "screen": "size of the screen that the gaze counts, in its pixels (or cm)",
-    "picture": "where the video stood on that screen: fit, stretch, centre (pixel for pixel), or "
-    "LEFT,TOP,WIDTH,HEIGHT in the screen's pixels (or cm)",
-    "stimulus": "name of the video in the file, where it holds several (default: the video's own)",
-    "first_frame": "number of the video's first frame in the file",
-    "min_confidence": "least confidence of a sample, where the file states it (default: 0.6)",
-    "columns": "own name of a column: time, x, y, frame, duration, observer, gaze_type, valid, invalid or stimulus; "
-    "repeatable",
-}
-_META = {
-    "offset": "SECONDS", "screen": "WIDTHxHEIGHT", "picture": "PLACE", "stimulus": "NAME", "first_frame": "N",
-    "min_confidence": "SHARE", "columns": "ROLE=NAME",
-}  # fmt: skip
-_CHOICES = {"tracker": Tracker, "units": Units, "time_unit": TimeUnit, "origin": Origin}
+#: Types of the options that are not text, in a table of recordings.
 _TYPES = {"offset": float, "first_frame": int, "min_confidence": float}
 ROLES = (
     "time",
@@ -55,44 +37,62 @@ ROLES = (
 )
 
 
+def _option(name: str, *more: str, metavar: str | None = None) -> Parameter:
+    return Parameter(name=[f"--gaze-{name}", f"--{name}", *(f"--gaze-{n}" for n in more)], metavar=metavar)
+
+
+@Parameter(name="*")
 @dataclass(frozen=True)
 class Reading:
     """How to read a gaze file; what is not given is taken from the file, or refused.
 
+    On the command line each is `--gaze-NAME` or `--NAME`; `--from` is the tracker.
+
     Attributes:
-        tracker: whose export it is.
-        units: of the coordinates: "normalised" shares of the picture (0..1), "pixels", "cm", PsychoPy's "norm" (-1..1)
-            and "height", "degrees", "radians".
-        time_unit: of the times.
-        origin: where y is 0: "top" and "bottom" are with the left corner, "centre" has y upwards.
-        offset: seconds on the gaze clock at which the video's time is 0. None: the tracker's own zero (the onset of
-            the stimulus, where the file names stimuli), else the clocks are one.
-        screen: "WIDTHxHEIGHT" of the screen that the gaze counts, in its unit (pixels, cm).
-        picture: where the video stood on that screen: "fit", "stretch", "centre", or "LEFT,TOP,WIDTH,HEIGHT".
-        stimulus: the video's name in the file.
-        first_frame: number of the first frame, None: 0, or 1 where the numbers run from 1 to the number of frames.
-        min_confidence: least confidence of a sample.
-        columns: (role, name) of columns; an empty name leaves a column out.
+        tracker: whose export the file is (auto: by its columns).
+        units: of the gaze points (auto: by the columns' names or the values): normalised is in shares of the picture
+            (0 to 1); norm (-1 to 1) and height are PsychoPy's.
+        time_unit: of the gaze times (auto: by the column's name or the rate).
+        origin: where y is 0 (auto: as the tracker counts, else the top); top and bottom are with the left corner,
+            centre has y upwards.
+        offset: time on the gaze clock at which the video's time is 0 (default: the tracker's own zero, which is the
+            onset of the stimulus where the file names stimuli, else the clocks are one).
+        screen: size of the screen that the gaze counts, in its pixels (or cm).
+        picture: where the video was on that screen: fit, stretch, centre (pixel for pixel), or LEFT,TOP,WIDTH,HEIGHT
+            in the screen's pixels (or cm).
+        stimulus: name of the video in the file, where it holds several (default: the video's own).
+        first_frame: number of the video's first frame in the file (default: 0, or 1 where the numbers run from 1 to
+            the number of frames).
+        min_confidence: least confidence of a sample, where the file states it.
+        columns: name of a column, by what it holds: time, x, y, frame, duration, observer, gaze_type, valid, invalid,
+            stimulus or depth; an empty name leaves the column out; repeatable.
 
     Raises:
         ConfigError: a value is not of its form.
     """
 
-    tracker: Tracker = "auto"
-    units: Units = "auto"
-    time_unit: TimeUnit = "auto"
-    origin: Origin = "auto"
-    offset: float | None = None
-    screen: str | None = None
-    picture: str | None = None
-    stimulus: str | None = None
-    first_frame: int | None = None
-    min_confidence: float = 0.6
-    columns: tuple[tuple[str, str], ...] = ()
+    tracker: Annotated[Tracker, Parameter(name=["--gaze-from", "--from"])] = "auto"
+    units: Annotated[Units, _option("units")] = "auto"
+    time_unit: Annotated[TimeUnit, _option("time-unit")] = "auto"
+    origin: Annotated[Origin, _option("origin")] = "auto"
+    offset: Annotated[float | None, _option("offset", metavar="SECONDS")] = None
+    screen: Annotated[str | None, _option("screen", "size", metavar="WIDTHxHEIGHT")] = None
+    picture: Annotated[str | None, _option("picture", metavar="PLACE")] = None
+    stimulus: Annotated[str | None, _option("stimulus", metavar="NAME")] = None
+    first_frame: Annotated[int | None, _option("first-frame", metavar="N")] = None
+    min_confidence: Annotated[float, _option("min-confidence", metavar="SHARE")] = 0.6
+    columns: Annotated[
+        tuple[tuple[str, str], ...], assignments("--gaze-column", "--column", metavar="ROLE=NAME")
+    ] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(dict(self.columns or ()).items()))
-        for name, kind in _CHOICES.items():
+        for name, kind in {
+            "tracker": Tracker,
+            "units": Units,
+            "time_unit": TimeUnit,
+            "origin": Origin,
+        }.items():
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
                     f"{name}={getattr(self, name)!r}: choose among {', '.join(get_args(kind))}."
@@ -116,7 +116,7 @@ class Reading:
 
     @property
     def rectangle(self) -> tuple[float, float, float, float] | None:
-        """(left, top, width, height) of `picture`, None where it is a word."""
+        """(left, top, width, height) of `picture`, None where it is a name."""
         return _rectangle(self.picture or "")
 
     def changed(self) -> list[str]:
@@ -130,42 +130,6 @@ def _rectangle(text: str) -> tuple[float, float, float, float] | None:
     except ValueError:
         return None
     return (left, top, width, height) if width > 0 and height > 0 else None
-
-
-def add_arguments(parser: Any, *, short: bool) -> None:
-    """Add the options as `--gaze-NAME`, and with `short` as `--NAME` too (`--from` is the tracker)."""
-    for name, text in HELP.items():
-        word = name.replace("_", "-").removesuffix("s") if name == "columns" else name.replace("_", "-")
-        flags = [f"--gaze-{word}", *([f"--{word}"] if short else [])]
-        if name == "tracker":
-            flags = ["--gaze-from", *(["--from"] if short else [])]
-        if name == "screen":
-            flags.append("--gaze-size")
-        options: dict[str, Any] = {"dest": f"gaze_{name}", "help": text, "metavar": _META.get(name)}
-        if name in _CHOICES:
-            options |= {"choices": get_args(_CHOICES[name]), "metavar": None, "default": "auto"}
-        if name == "columns":
-            options |= {"action": "append", "default": []}
-        if name == "min_confidence":
-            options["default"] = 0.6
-        parser.add_argument(*flags, type=_TYPES.get(name, str), **options)
-
-
-def from_arguments(arguments: argparse.Namespace) -> Reading:
-    """Return the options of a command line.
-
-    Raises:
-        ConfigError: one is not of its form.
-    """
-    values = {name: getattr(arguments, f"gaze_{name}") for name in HELP}
-    for pair in values["columns"]:
-        if "=" not in pair:
-            raise ConfigError(f"--gaze-column {pair} is not of the form ROLE=NAME, as x=gazeX.")
-    values["columns"] = tuple(tuple(pair.split("=", 1)) for pair in values["columns"])
-    try:
-        return Reading(**values)
-    except ConfigError as error:
-        raise ConfigError(f"--gaze-{error}") from None
 
 
 def read_recordings(path: Path, reading: Reading) -> dict[str, Reading]:
@@ -187,7 +151,7 @@ def read_recordings(path: Path, reading: Reading) -> dict[str, Reading]:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from error
-    known = [name for name in HELP if name != "columns"]
+    known = [field.name for field in fields(Reading) if field.name != "columns"]
     for number, row in enumerate(rows, 2):
         wrong = [name for name in row if name is None or name not in (*known, "video")]
         if wrong or not row.get("video"):

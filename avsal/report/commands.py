@@ -96,7 +96,9 @@ def reproduce(
     format: Format = "terminal",
     dry_run: bool = False,
     train: bool = False,
-    weights: Annotated[Mapping[str, Path] | None, assignments("--weights", Path, "NAME=FILE")] = None,
+    weights: Annotated[
+        Mapping[str, Path] | None, assignments("--weights", value=Path, metavar="NAME=FILE")
+    ] = None,
     fast: bool = False,
     protocol: Literal["paper", "common"] = "paper",
     sets: str | None = None,

@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from scipy.io import loadmat, savemat
 from avsal.data.fixations import density_from_fixations
 from avsal.data.items import Counts, VideoItem
 from avsal.data.layout import read_fold_list
-from avsal.data.readers import OpenStill
+from avsal.data.readers import Pictures
 from avsal.data.sets.audiovisual import LayoutDataModule
 from avsal.data.synthetic import FPS, RATE, SIGMA, render, write_media
 from avsal.types import AudioSpec, ClipSpec
@@ -139,7 +140,9 @@ def indexing(count: int, root: Path) -> dict[str, float]:
 
     def index() -> list[VideoItem]:
         counts = Counts(root)
-        items = [VideoItem(f"s/{p.stem}", None, None, OpenStill(p, 300), files=(p,)) for p in files]
+        items = [
+            VideoItem(f"s/{p.stem}", None, None, partial(Pictures, (p,) * 300), files=(p,)) for p in files
+        ]
         found = [counts.counted(item) for item in items]
         counts.save()
         return found

@@ -50,6 +50,11 @@ def density_from_fixations(
     return total / total.max()
 
 
+def default_sigma(size: tuple[int, int]) -> float:
+    """Return the Gaussian used where a set does not say: 1/30 of the width, about one degree on a screen."""
+    return size[1] / 30
+
+
 @dataclass(frozen=True)
 class FixationTable:
     """All fixations of one video, as pixels of a grid.

@@ -18,15 +18,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.fixations import read_fixations
+from avsal.data.fixations import default_sigma, read_csv, read_fixations
 from avsal.data.items import Annotation, VideoItem
-from avsal.data.readers import FolderAnnotation, OpenFolder, OpenVideo, PointAnnotation, find_video
+from avsal.data.readers import FolderAnnotation, FrameFolder, OpenVideo, PointAnnotation, find_video
 from avsal.errors import AvsalError, DataError
 
 Report = Callable[[str], None]
@@ -118,11 +119,6 @@ class OpenLayoutAnnotation:
         return PointAnnotation(read_fixations(points, size), self.sigma or default_sigma(size))
 
 
-def default_sigma(size: tuple[int, int]) -> float:
-    """Return the Gaussian used where a set does not say: 1/30 of the width, about one degree on a screen."""
-    return size[1] / 30
-
-
 @dataclass(frozen=True)
 class OpenGazeTrack:
     """Opens `gaze.csv`: frame, time, x, y, gaze_type."""
@@ -131,8 +127,6 @@ class OpenGazeTrack:
 
     def __call__(self) -> NDArray[np.float64]:
         """Return (n, 4) time, x, y, gaze type."""
-        from avsal.data.fixations import read_csv
-
         columns = read_csv(self.path)
         return np.stack([columns[name] for name in ("time", "x", "y", "gaze_type")], 1)
 
@@ -199,7 +193,7 @@ def layout_item(root: Path, name: str, entry: ListEntry, marker: dict[str, Any] 
         f"{name}/{entry.name}",
         entry.frames,
         entry.fps,
-        OpenVideo(video) if video is not None else OpenFolder(frames, entry.fps),
+        OpenVideo(video) if video is not None else partial(FrameFolder, frames, entry.fps),
         OpenLayoutAnnotation(annotation, None if video else frames, video, size, marker.get("sigma")),
         wav if wav.is_file() else video,
         OpenGazeTrack(gaze) if gaze.is_file() else None,

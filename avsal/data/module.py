@@ -146,6 +146,12 @@ class SaliencyDataModule(L.LightningDataModule):
         """Note a video that is left out."""
         self.left_out.setdefault(message.split(":", 1)[0], message)
 
+    def leave_out(self, message: str, error: AvsalError | None = None) -> None:
+        """Note a video that is left out; with `strict` raise `error`, or a `DataError` with the message, instead."""
+        if self.strict:
+            raise error or DataError(message)
+        self.report(message)
+
     def split_items(self, split: Split) -> list[VideoItem]:
         """Return the videos of a split with known lengths, found once; unreadable ones are left out or raised.
 
@@ -161,9 +167,7 @@ class SaliencyDataModule(L.LightningDataModule):
                 try:
                     kept.append(counts.counted(item))
                 except AvsalError as error:
-                    if self.strict:
-                        raise
-                    self.report(f"{item.name}: {error}")
+                    self.leave_out(f"{item.name}: {error}", error)
             if not kept:
                 reason = next(iter(self.left_out.values()), "the list is empty")
                 raise DataError(f"{type(self).__name__}: no usable video in the {split} split ({reason}).")
@@ -333,8 +337,31 @@ class SaliencyDataModule(L.LightningDataModule):
             )
 
 
-def held_out(names: Sequence[str], fraction: float) -> set[str]:
-    """Return the names that validate: at least one of two or more, the same on every machine."""
+def in_split(names: Sequence[str], split: Split, *, test: float = 0.0, val: float = 0.0) -> set[str]:
+    """Return the names of a split, dealt by their hashes: the same on every machine.
+
+    Args:
+        names: the videos that are not in another split.
+        split: the split.
+        test: share of the names that is tested.
+        val: share of the others that validates.
+    """
+    tested = _held_out(names, test)
+    others = [name for name in names if name not in tested]
+    validating = _held_out(others, val)
+    return {"test": tested, "val": validating, "train": set(others) - validating}[split]
+
+
+def items_in_split(
+    items: Sequence[VideoItem], split: Split, *, test: float = 0.0, val: float = 0.0
+) -> list[VideoItem]:
+    """Return the items of a split by `in_split`."""
+    chosen = in_split([item.name for item in items], split, test=test, val=val)
+    return [item for item in items if item.name in chosen]
+
+
+def _held_out(names: Sequence[str], fraction: float) -> set[str]:
+    """Return a share of the names, at least one of two or more."""
     count = round(len(names) * fraction)
     if fraction > 0 and len(names) > 1:
         count = max(1, count)

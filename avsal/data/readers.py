@@ -7,9 +7,9 @@ the reader when it is called.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from avsal.data.fixations import (
     density_from_fixations,
     distinct,
 )
-from avsal.data.items import Frames
+from avsal.data.items import Annotation, Frames, VideoItem
 from avsal.data.matfile import load_mat
 from avsal.errors import DataError
 
@@ -58,118 +58,94 @@ class OpenVideo:
         return VideoReader(self.path, backend=self.backend)  # type: ignore[arg-type]
 
 
+def video_item(
+    name: str, video: Path, annotation: Callable[[], Annotation], *files: Path, audio: bool = True
+) -> VideoItem:
+    """Return the item of a video file whose sound is its own.
+
+    Args:
+        name: `<set>/<video>`.
+        video: the file.
+        annotation: makes the reader of the ground truth.
+        files: the files that the annotation is read from.
+        audio: whether the sound counts.
+    """
+    return VideoItem(
+        name, None, None, OpenVideo(video), annotation, video if audio else None, files=(video, *files)
+    )
+
+
+def still_item(name: str, image: Path, annotation: Callable[[], Annotation], *files: Path) -> VideoItem:
+    """Return the item of an image, as a video of one frame."""
+    return VideoItem(name, 1, 25.0, partial(Pictures, (image,)), annotation, files=(image, *files))
+
+
+def size_and_times(video: Path) -> tuple[tuple[int, int], NDArray[np.float64]]:
+    """Return (H, W) of a video file and the (n,) seconds of its frames."""
+    from avsal.io.video import VideoReader
+
+    with VideoReader(video) as reader:
+        return (reader.info.height, reader.info.width), reader.times
+
+
 _DIGITS = re.compile(r"(\d+)(?=\D*$)")
 
 
-class FrameFolder:
-    """A folder of numbered images: one directory listing, then files by their own numbers."""
+class Pictures:
+    """Image files as the frames of a video with a nominal rate.
 
-    def __init__(self, folder: Path, fps: float) -> None:
-        self.folder, self._fps = folder, fps
+    Args:
+        paths: one file for each frame; a still image is the same file several times.
+        fps: frames per second.
+    """
 
-    @cached_property
-    def _names(self) -> list[str]:
-        names = [p.name for p in self.folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-        if not names:
-            raise DataError(f"{self.folder}: no images in this frames folder.")
-        return sorted(
-            names, key=lambda name: int(m.group()) if (m := _DIGITS.search(Path(name).stem)) else -1
-        )
+    def __init__(self, paths: Sequence[Path], fps: float = 25.0) -> None:
+        self.paths, self.fps = paths, fps
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.paths)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(n,) k / fps."""
+        return np.arange(len(self)) / self.fps
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the (k, H, W, 3) uint8 RGB images at the given places."""
+        from PIL import Image
+
+        pictures: dict[Path, NDArray[np.uint8]] = {}
+        for path in (self.paths[k] for k in indices):
+            if path not in pictures:
+                try:
+                    with Image.open(path) as image:
+                        pictures[path] = np.asarray(image.convert("RGB"))
+                except (OSError, SyntaxError) as error:
+                    raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+        return np.stack([pictures[self.paths[k]] for k in indices])
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class FrameFolder(Pictures):
+    """A folder of numbered images, listed at first use and ordered by their numbers."""
+
+    def __init__(self, folder: Path, fps: float) -> None:
+        self.folder, self.fps = folder, fps
+
+    @cached_property
+    def paths(self) -> Sequence[Path]:  # type: ignore[override]
+        """The images."""
+        found = [path for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise DataError(f"{self.folder}: no images in this frames folder.")
+        return sorted(found, key=lambda path: int(m.group()) if (m := _DIGITS.search(path.stem)) else -1)
 
     def missing(self) -> list[int]:
         """Return the numbers left out between the first and the last frame."""
-        found = [int(m.group()) for name in self._names if (m := _DIGITS.search(Path(name).stem))]
+        found = [int(m.group()) for path in self.paths if (m := _DIGITS.search(path.stem))]
         return sorted(set(range(found[0], found[-1] + 1)) - set(found)) if found else []
-
-    @property
-    def fps(self) -> float:
-        """Frames per second, from the list."""
-        return self._fps
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """(n,) k / fps."""
-        return np.arange(len(self)) / self._fps
-
-    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return the images at the given places."""
-        from PIL import Image
-
-        pictures: dict[int, NDArray[np.uint8]] = {}
-        for k in indices:
-            if k not in pictures:
-                path = self.folder / self._names[k]
-                try:
-                    with Image.open(path) as image:
-                        pictures[k] = np.asarray(image.convert("RGB"))
-                except (OSError, SyntaxError) as error:
-                    raise DataError(f"{path}: cannot be read as an image ({error}).") from error
-        return np.stack([pictures[k] for k in indices])
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-@dataclass(frozen=True)
-class OpenFolder:
-    """Opens a folder of frames at a given rate."""
-
-    folder: Path
-    fps: float
-
-    def __call__(self) -> Frames:
-        """Return a reader of the folder."""
-        return FrameFolder(self.folder, self.fps)
-
-
-class StillFrames:
-    """One image shown for `count` frames, so that image sets feed video networks."""
-
-    def __init__(self, path: Path, count: int, fps: float) -> None:
-        self.path, self._count, self._fps = path, count, fps
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def fps(self) -> float:
-        """Frames per second, nominal."""
-        return self._fps
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """(n,) k / fps."""
-        return np.arange(self._count) / self._fps
-
-    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return the same picture for every index."""
-        from PIL import Image
-
-        try:
-            with Image.open(self.path) as image:
-                picture = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{self.path}: cannot be read as an image ({error}).") from error
-        return np.repeat(picture[None], len(indices), 0)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-@dataclass(frozen=True)
-class OpenStill:
-    """Opens one image as a video of `count` equal frames."""
-
-    path: Path
-    count: int = 1
-    fps: float = 25.0
-
-    def __call__(self) -> Frames:
-        """Return a reader of the image."""
-        return StillFrames(self.path, self.count, self.fps)
 
 
 class PointAnnotation:

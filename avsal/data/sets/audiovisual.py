@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from avsal.data.items import VideoItem
 from avsal.data.layout import fold_list, read_fold_list, read_layout
-from avsal.data.module import SaliencyDataModule, Split, held_out
-from avsal.data.readers import OpenVideo, find_video
-from avsal.data.sets.diem_events import Eyes, OpenDIEMEvents, size_in_name
+from avsal.data.module import SaliencyDataModule, Split, in_split, items_in_split
+from avsal.data.readers import find_video, video_item
+from avsal.data.sets.diem_events import Eyes, open_diem_events, size_in_name
 from avsal.errors import ConfigError
 
 
@@ -57,22 +58,14 @@ class LayoutDataModule(SaliencyDataModule):
         def read(which: str) -> list[VideoItem]:
             return read_layout(root, name, which, fold=self.fold, strict=self.strict, report=self.report)
 
-        if split == "test" or (split == "val" and fold_list(root, name, "val", self.fold)):
+        if split == "test" or fold_list(root, name, "val", self.fold):
             return read(split)
-        if split == "train" and fold_list(root, name, "val", self.fold):
-            return read("train")
         if split == "val" and self.val_fraction == 0:
             return read("test")
-        items = read("train")
-        held = held_out([item.name for item in items], self.val_fraction)
-        return [item for item in items if (item.name in held) == (split == "val")]
+        return items_in_split(read("train"), split, val=self.val_fraction)
 
 
-class _OneSet(LayoutDataModule):
-    pass
-
-
-class DIEMDataModule(_OneSet):
+class DIEMDataModule(LayoutDataModule):
     """DIEM: 81 clips, 30 fps; its standard split (64 for training, 17 for test) in every fold.
 
     The folder is the STAViS layout, or DIEM as it was published (see `avsal.data.sets.diem_events`)::
@@ -118,51 +111,52 @@ class DIEMDataModule(_OneSet):
             if video is None or not files:
                 self.report(f"DIEM/{folder.name}: no video, or no event files, in {folder}.")
                 continue
-            annotation = OpenDIEMEvents(files, size_in_name(folder.name), self.eyes, self.sigma)
-            item = VideoItem(
-                f"DIEM/{folder.name}", None, None, OpenVideo(video), annotation, video, files=(video, *files)
+            annotation = partial(
+                open_diem_events, files, size_in_name(folder.name), eyes=self.eyes, sigma=self.sigma
             )
-            found.append(item)
+            found.append(video_item(f"DIEM/{folder.name}", video, annotation, *files))
         names = [item.name for item in found]
-        lists = {s: fold_list(root, "DIEM", s, None) for s in ("train", "test")}
-        if lists["test"]:
-            test = {f"DIEM/{entry.name}" for entry in read_fold_list(lists["test"])}
+        test_list = fold_list(root, "DIEM", "test", None)
+        if test_list is not None:
+            test = {f"DIEM/{entry.name}" for entry in read_fold_list(test_list)}
         else:
-            test = held_out(names, 17 / 81)
-        val = held_out([name for name in names if name not in test], self.val_fraction)
-        chosen = {"test": test, "val": val or test}.get(split, set(names) - test - val)
+            test = in_split(names, "test", test=17 / 81)
+        training = [name for name in names if name not in test]
+        chosen = test if split == "test" else in_split(training, split, val=self.val_fraction)
+        if split == "val" and not chosen:
+            chosen = test
         return [item for item in found if item.name in chosen]
 
 
-class Coutrot1DataModule(_OneSet):
+class Coutrot1DataModule(LayoutDataModule):
     """Coutrot database 1: 60 clips in four categories, 25 fps, three folds."""
 
     name = "coutrot1"
     sets = ("Coutrot_db1",)
 
 
-class Coutrot2DataModule(_OneSet):
+class Coutrot2DataModule(LayoutDataModule):
     """Coutrot database 2: 15 clips of four people in a meeting, 25 fps, three folds."""
 
     name = "coutrot2"
     sets = ("Coutrot_db2",)
 
 
-class AVADDataModule(_OneSet):
+class AVADDataModule(LayoutDataModule):
     """AVAD: 45 clips with visible sound sources, 24 to 30 fps, three folds."""
 
     name = "avad"
     sets = ("AVAD",)
 
 
-class ETMDDataModule(_OneSet):
+class ETMDDataModule(LayoutDataModule):
     """ETMD: 12 excerpts of Hollywood films, 25 fps, three folds."""
 
     name = "etmd"
     sets = ("ETMD_av",)
 
 
-class SumMeDataModule(_OneSet):
+class SumMeDataModule(LayoutDataModule):
     """SumMe with eye tracking: 25 user videos, 15 to 30 fps, three folds."""
 
     name = "summe"

@@ -7,8 +7,8 @@ in pixels of that video. The organisers' scorer reads a point as (row, column).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.fixations import FixationTable
-from avsal.data.items import Annotation, VideoItem
-from avsal.data.module import SaliencyDataModule, Split, held_out
-from avsal.data.readers import MapVideo, OpenVideo, find_video, list_videos
-from avsal.errors import ConfigError, DataError
+from avsal.data.items import VideoItem
+from avsal.data.module import SaliencyDataModule, Split, items_in_split
+from avsal.data.readers import MapVideo, find_video, list_videos, video_item
+from avsal.errors import DataError
 
 
 def read_fixation_json(path: Path, size: tuple[int, int]) -> FixationTable:
@@ -76,22 +76,15 @@ def points_order(
     )
 
 
-@dataclass(frozen=True)
-class OpenCrowdAnnotation:
-    """Opens the saliency video and the fixations of one clip."""
-
-    saliency: Path
-    fixations: Path | None
-
-    def __call__(self) -> Annotation:
-        """Return the annotation."""
-        annotation = MapVideo(self.saliency)
-        if self.fixations is not None:
-            annotation.table = read_fixation_json(self.fixations, annotation.size)
-        return annotation
+def open_saliency_video(saliency: Path, fixations: Path | None) -> MapVideo:
+    """Return the reader of a clip's saliency video, with its `fixations.json` where there is one."""
+    annotation = MapVideo(saliency)
+    if fixations is not None:
+        annotation.table = read_fixation_json(fixations, annotation.size)
+    return annotation
 
 
-class _CrowdDataModule(SaliencyDataModule):
+class _SaliencyVideos(SaliencyDataModule, ABC):
     """Base of the three sets.
 
     Args:
@@ -106,55 +99,40 @@ class _CrowdDataModule(SaliencyDataModule):
         super().__init__(root, **options)
         self.val_fraction = val_fraction
 
+    @abstractmethod
     def listed(self, root: Path) -> dict[str, list[Path]]:
         """Return the videos of "train" and "test"."""
-        raise ConfigError(f"{type(self).__name__} defines no listed().")
 
     def items(self, split: Split) -> list[VideoItem]:
         """Return the videos of a split; validation videos are dealt out of the training ones by their names."""
         root = self.require_root()
         part = "test" if split == "test" else "train"
-        items = []
-        for video in self.listed(root)[part]:
-            item = self._item(root, part, video)
-            if item is not None:
-                items.append(item)
-        if split == "test":
-            return items
-        val = held_out([item.name for item in items], self.val_fraction)
-        return [item for item in items if (item.name in val) == (split == "val")]
+        found = (self._item(root, part, video) for video in self.listed(root)[part])
+        items = [item for item in found if item is not None]
+        return items if split == "test" else items_in_split(items, split, val=self.val_fraction)
 
     def _item(self, root: Path, part: str, video: Path) -> VideoItem | None:
         title, stem = part.capitalize(), video.stem
-        saliency = _first(
-            find_video(folder, stem)
-            for folder in (root / title / "Saliency", root / f"Saliency{title}", root / f"Saliency{title}" / title,
-                           root / "Saliency" / title, root / "Saliency")
-        )  # fmt: skip
+
+        def folders(kind: str) -> list[Path]:
+            names = (f"{title}/{kind}", f"{kind}{title}", f"{kind}{title}/{title}", f"{kind}/{title}", kind)
+            return [root / name for name in names]
+
+        saliency = next((p for f in folders("Saliency") if (p := find_video(f, stem)) is not None), None)
         if saliency is None:
-            message = f"{self.set_name}/{stem}: no saliency video of this name."
-            if self.strict:
-                raise DataError(message)
-            self.report(message)
+            self.leave_out(f"{self.set_name}/{stem}: no saliency video of this name.")
             return None
-        candidates = [
-            candidate
-            for folder in (root / title / "Fixations", root / f"Fixations{title}", root / f"Fixations{title}" / title,
-                           root / "Fixations" / title, root / "Fixations")
-            for candidate in (folder / stem / "fixations.json", folder / f"{stem}.json")
-        ]  # fmt: skip
-        points = next((c for c in candidates if c.is_file()), None)
-        return VideoItem(
-            f"{self.set_name}/{stem}", None, None, OpenVideo(video), OpenCrowdAnnotation(saliency, points), video,
-            files=tuple(p for p in (video, saliency, points) if p is not None),
+        candidates = (
+            path for f in folders("Fixations") for path in (f / stem / "fixations.json", f / f"{stem}.json")
+        )
+        points = next((path for path in candidates if path.is_file()), None)
+        return video_item(
+            f"{self.set_name}/{stem}", video, partial(open_saliency_video, saliency, points), saliency,
+            *([points] if points is not None else []),
         )  # fmt: skip
 
 
-def _first(found: Any) -> Path | None:
-    return next((path for path in found if path is not None), None)
-
-
-class AViMoSDataModule(_CrowdDataModule):
+class AViMoSDataModule(_SaliencyVideos):
     """AViMoS (AIM 2024): 1,000 training and 500 test videos, sound on, over 70 observers each, CC-BY.
 
     ::
@@ -176,7 +154,9 @@ class AViMoSDataModule(_CrowdDataModule):
             raise DataError(
                 f"{path}: cannot be read ({error}); see 'avsal data info {self.name}'."
             ) from error
-        videos = next((root / name for name in ("Videos", "videos", "") if find_any(root / name)), root)
+        videos = next(
+            (f for f in (root / "Videos", root / "videos", root) if f.is_dir() and any(list_videos(f))), root
+        )
         out: dict[str, list[Path]] = {"train": [], "test": []}
         for key, names in parts.items():
             for name in names:
@@ -190,11 +170,6 @@ class AViMoSDataModule(_CrowdDataModule):
         return out
 
 
-def find_any(folder: Path) -> bool:
-    """Say whether a folder holds a video."""
-    return folder.is_dir() and next(iter(list_videos(folder)), None) is not None
-
-
 class NTIRE2026DataModule(AViMoSDataModule):
     """The NTIRE 2026 challenge on video saliency: 1,200 training and 800 test videos, CC-BY; files as AViMoS."""
 
@@ -202,7 +177,7 @@ class NTIRE2026DataModule(AViMoSDataModule):
     set_name = "NTIRE2026"
 
 
-class CrowdSALDataModule(_CrowdDataModule):
+class CrowdSALDataModule(_SaliencyVideos):
     """CrowdSAL: 3,000 training and 2,000 test videos, 30 fps, sound on, CC-BY.
 
     ::
@@ -215,14 +190,10 @@ class CrowdSALDataModule(_CrowdDataModule):
 
     def listed(self, root: Path) -> dict[str, list[Path]]:
         """Return the videos of both folders."""
-        found: dict[str, Sequence[Path]] = {
-            part: list(list_videos(root / part.capitalize() / "Videos"))
-            if (root / part.capitalize() / "Videos").is_dir()
-            else []
-            for part in ("train", "test")
-        }
-        if not found["train"] and not found["test"]:
+        folders = {part: root / part.capitalize() / "Videos" for part in ("train", "test")}
+        found = {part: list(list_videos(f)) if f.is_dir() else [] for part, f in folders.items()}
+        if not any(found.values()):
             raise DataError(
                 f"{root}: no videos in Train/Videos or Test/Videos; see 'avsal data info crowdsal'."
             )
-        return {part: list(videos) for part, videos in found.items()}
+        return found

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from avsal.data.items import Annotation, VideoItem
-from avsal.data.module import SaliencyDataModule, Split, held_out
-from avsal.data.readers import FolderAnnotation, OpenFolder, OpenVideo, find_video
+from avsal.data.module import SaliencyDataModule, Split, items_in_split
+from avsal.data.readers import FolderAnnotation, FrameFolder, find_video, video_item
 from avsal.errors import DataError
 
 
-@dataclass(frozen=True)
-class OpenMapsAndFixations:
-    """Opens `maps/*.png` and `fixation/*.png` (or `fixation/maps/*.mat`) of one video.
+def open_maps_and_fixations(folder: Path, images: Path | None = None) -> Annotation:
+    """Return the reader of `maps/*.png` and `fixation/*.png` (or `fixation/maps/*.mat`) of one video.
 
-    Attributes:
-        folder: the folder that holds `maps` and `fixation`.
+    Args:
+        folder: holds `maps` and `fixation`.
         images: the folder of numbered frames, where there is one.
     """
+    points = _first_folder(folder, ("fixation", "fixations")) or folder / "fixation"
+    return FolderAnnotation(folder, points=points, images=images)
 
-    folder: Path
-    images: Path | None = None
 
-    def __call__(self) -> Annotation:
-        """Return the annotation."""
-        points = next((p for p in ("fixation", "fixations") if (self.folder / p).is_dir()), "fixation")
-        return FolderAnnotation(self.folder, points=self.folder / points, images=self.images)
+def _frames_item(name: str, images: Path, folder: Path, fps: float) -> VideoItem:
+    """Return the item of a folder of frames and the folder of its ground truth."""
+    annotation = partial(open_maps_and_fixations, folder, images)
+    return VideoItem(name, None, fps, partial(FrameFolder, images, fps), annotation, files=(images, folder))
 
 
 class DHF1KDataModule(SaliencyDataModule):
@@ -69,10 +68,8 @@ class DHF1KDataModule(SaliencyDataModule):
             item = self._item(root, number)
             if item is not None:
                 found.append(item)
-            elif self.strict:
-                raise DataError(f"DHF1K/{number:03d}: its video or its annotation is missing in {root}.")
             else:
-                self.report(f"DHF1K/{number:03d}: its video or its annotation is missing.")
+                self.leave_out(f"DHF1K/{number:03d}: its video or its annotation is missing in {root}.")
         return found
 
     def _item(self, root: Path, number: int) -> VideoItem | None:
@@ -84,15 +81,10 @@ class DHF1KDataModule(SaliencyDataModule):
         for name in names:
             video = find_video(root / "video", name)
             if video is not None:
-                opened = OpenMapsAndFixations(annotation)
-                return VideoItem(title, None, None, OpenVideo(video), opened, files=(video, annotation))
+                opened = partial(open_maps_and_fixations, annotation)
+                return video_item(title, video, opened, annotation, audio=False)
         images = _first_folder(root / "images", names) or _first_folder(annotation, ("images",))
-        if images is None:
-            return None
-        opened = OpenMapsAndFixations(annotation, images)
-        return VideoItem(
-            title, None, self.fps, OpenFolder(images, self.fps), opened, files=(images, annotation)
-        )
+        return _frames_item(title, images, annotation, self.fps) if images is not None else None
 
 
 def _first_folder(parent: Path, names: Sequence[str]) -> Path | None:
@@ -100,7 +92,14 @@ def _first_folder(parent: Path, names: Sequence[str]) -> Path | None:
 
 
 class _ClipFolders(SaliencyDataModule):
-    """Sets with one folder for each clip: `<split>/<clip>/{images,maps,fixation}/*.png`."""
+    """Sets with one folder for each clip: `<split>/<clip>/{images,maps,fixation}/*.png`.
+
+    Args:
+        root: the folder with `training` and `testing`.
+        fps: rate of the frames.
+        val_fraction: share of the training clips that validates.
+        options: see `SaliencyDataModule`.
+    """
 
     set_name = ""
     train_folders: tuple[str, ...] = ("training", "train")
@@ -127,41 +126,19 @@ class _ClipFolders(SaliencyDataModule):
             if images is None or not (clip / "maps").is_dir():
                 self.report(f"{self.set_name}/{clip.name}: no folder 'images' or no folder 'maps' in {clip}.")
                 continue
-            items.append(
-                VideoItem(
-                    f"{self.set_name}/{clip.name}", None, self.fps, OpenFolder(images, self.fps),
-                    OpenMapsAndFixations(clip, images), files=(images, clip),
-                )
-            )  # fmt: skip
-        if split == "test":
-            return items
-        val = held_out([item.name for item in items], self.val_fraction)
-        return [item for item in items if (item.name in val) == (split == "val")]
+            items.append(_frames_item(f"{self.set_name}/{clip.name}", images, clip, self.fps))
+        return items if split == "test" else items_in_split(items, split, val=self.val_fraction)
 
 
 class Hollywood2DataModule(_ClipFolders):
-    """Hollywood-2 with eye tracking: 823 training and 884 test videos (cut into shots), 24 fps, 19 observers.
-
-    Args:
-        root: the folder with `training` and `testing`.
-        fps: rate of the frames.
-        val_fraction: share of the training clips that validates.
-        options: see `SaliencyDataModule`.
-    """
+    """Hollywood-2 with eye tracking: 823 training and 884 test videos (cut into shots), 24 fps, 19 observers."""
 
     name = "hollywood2"
     set_name = "Hollywood-2"
 
 
 class UCFSportsDataModule(_ClipFolders):
-    """UCF Sports with eye tracking: 103 training and 47 test clips, 19 observers.
-
-    Args:
-        root: the folder with `training` and `testing`.
-        fps: rate of the frames.
-        val_fraction: share of the training clips that validates.
-        options: see `SaliencyDataModule`.
-    """
+    """UCF Sports with eye tracking: 103 training and 47 test clips, 19 observers."""
 
     name = "ucfsports"
     set_name = "UCFSports"

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.fixations import FixationTable
-from avsal.data.items import Annotation
+from avsal.data.fixations import FixationTable, default_sigma
 from avsal.data.matfile import load_mat
 from avsal.data.readers import PointAnnotation
 from avsal.errors import ConfigError, DataError
@@ -85,30 +84,22 @@ def read_diem_events(
     return frames, points - np.array(margin)
 
 
-@dataclass(frozen=True)
-class OpenDIEMEvents:
-    """Opens all event files of one DIEM video as its annotation.
+def open_diem_events(
+    files: Sequence[Path], size: tuple[int, int], *, eyes: Eyes = "mean", sigma: float | None = None
+) -> PointAnnotation:
+    """Return the annotation of a DIEM video from its event files.
 
-    Attributes:
+    Args:
         files: one file for each observer.
         size: (H, W) of the video.
         eyes: see `read_diem_events`.
-        sigma: Gaussian of the density in pixels.
+        sigma: Gaussian of the density in pixels; 1/30 of the width by default.
     """
-
-    files: tuple[Path, ...]
-    size: tuple[int, int]
-    eyes: Eyes = "mean"
-    sigma: float | None = None
-
-    def __call__(self) -> Annotation:
-        """Return the annotation of all observers."""
-        parts = [read_diem_events(path, self.size, eyes=self.eyes) for path in self.files]
-        who = np.concatenate([np.full(len(f), k) for k, (f, _) in enumerate(parts)]) if parts else np.zeros(0)
-        frames = np.concatenate([f for f, _ in parts]) if parts else np.zeros(0)
-        points = np.concatenate([p for _, p in parts]) if parts else np.zeros((0, 2))
-        table = FixationTable.build(frames, points[:, 0], points[:, 1], who, self.size)
-        return PointAnnotation(table, self.sigma or self.size[1] / 30)
+    parts = [read_diem_events(path, size, eyes=eyes) for path in files]
+    observer = np.concatenate([np.full(len(frames), k) for k, (frames, _) in enumerate(parts)])
+    frame, points = (np.concatenate(column) for column in zip(*parts, strict=True))
+    table = FixationTable.build(frame, points[:, 0], points[:, 1], observer, size)
+    return PointAnnotation(table, sigma or default_sigma(size))
 
 
 @dataclass(frozen=True)

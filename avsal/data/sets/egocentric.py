@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,12 +23,12 @@ from avsal.data.gaze.segments import (
     segments_of,
 )
 from avsal.data.loading import EpochSampler, ShareSampler
-from avsal.data.module import SaliencyDataModule, Split, held_out
+from avsal.data.module import SaliencyDataModule, Split, in_split
 from avsal.data.readers import OpenVideo
 from avsal.errors import AvsalError, ConfigError, DataError
 
 
-class GazeDataModule(SaliencyDataModule):
+class GazeDataModule(SaliencyDataModule, ABC):
     """Base of the egocentric gaze sets.
 
     Args:
@@ -78,17 +79,17 @@ class GazeDataModule(SaliencyDataModule):
 
     # What a data set defines
 
+    @abstractmethod
     def recording(self, video: str) -> GazeVideo | None:
         """Return the original recording of that name with its gaze, None if it is not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label_file(self, folder: Path, video: str) -> Path:
         """Return the authors' label table of a recording."""
-        raise NotImplementedError
 
+    @abstractmethod
     def recordings(self) -> list[str]:
         """Return the names of all recordings below the root."""
-        raise NotImplementedError
 
     # Segments
 
@@ -106,11 +107,11 @@ class GazeDataModule(SaliencyDataModule):
         else:
             names = sorted(self.recordings())
             tested = set(names[len(names) - max(1, len(names) // 4) :]) if len(names) > 1 else set(names)
-            chosen = [n for n in names if (n in tested) == (which == "test")] or names
-            segments = [segment for name in chosen for segment in self._cut(name)]
+            kept = [n for n in names if (n in tested) == (which == "test")] or names
+            segments = [segment for name in kept for segment in self._cut(name)]
         if which != "test" and self.val_fraction > 0:
-            held = held_out(sorted({s.video for s in segments}), self.val_fraction)
-            segments = [s for s in segments if (s.video in held) == (split == "val")]
+            chosen = in_split(sorted({s.video for s in segments}), split, val=self.val_fraction)
+            segments = [s for s in segments if s.video in chosen]
         return segments
 
     def _cut(self, name: str) -> list[Segment]:
@@ -120,9 +121,7 @@ class GazeDataModule(SaliencyDataModule):
         try:
             duration = _duration(item)
         except AvsalError as error:
-            if self.strict:
-                raise
-            self.report(f"{item.name}: {error}")
+            self.leave_out(f"{item.name}: {error}", error)
             return []
         found = segments_of(name, duration, self.stride, self.untracked().get(name, ()))
         if not found:
@@ -204,9 +203,7 @@ class GazeDataModule(SaliencyDataModule):
                 if isinstance(item.open_frames, OpenVrs):
                     item = known[name] = replace(item, silent=not _has_microphone(item.open_frames))
             except AvsalError as error:
-                if self.strict:
-                    raise
-                self.report(f"{item.name}: {error}")
+                self.leave_out(f"{item.name}: {error}", error)
                 durations[name] = 0.0
         # Two frames of tolerance: containers round their duration.
         return item if segment.start + SECONDS <= durations[name] + 0.1 else "too short"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from avsal.data.fixations import FixationTable
+from avsal.data.fixations import FixationTable, default_sigma
 from avsal.data.gaze.options import Origin, Reading, TimeUnit, Tracker, Units, read_recordings
 from avsal.data.gaze.tables import GazeTable, read_gaze_table
 from avsal.data.items import Annotation, VideoItem
-from avsal.data.layout import default_sigma
-from avsal.data.module import SaliencyDataModule, Split, held_out
-from avsal.data.readers import MapVideo, OpenVideo, PointAnnotation, list_videos
+from avsal.data.module import SaliencyDataModule, Split, items_in_split
+from avsal.data.readers import MapVideo, PointAnnotation, list_videos, size_and_times, video_item
 from avsal.errors import ConfigError, DataError
 
 GAZE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".asc", ".xls", ".hdf5", ".h5")
@@ -84,39 +84,30 @@ def table_to_fixations(table: GazeTable, times: np.ndarray, size: tuple[int, int
     return replace(found, dropped=tuple(dropped.most_common()), outside=dropped["outside the picture"])
 
 
-@dataclass(frozen=True)
-class OpenFolderAnnotation:
-    """Opens the gaze file or the saliency video of one video."""
-
-    video: Path
-    gaze: Path | None
-    maps: Path | None
-    sigma: float | None = None
-    reading: Reading = field(default_factory=Reading)
-
-    def __call__(self) -> Annotation:
-        """Return the annotation."""
-        from avsal.io.video import VideoReader
-
-        table = None
-        if self.gaze is not None:
-            with VideoReader(self.video) as reader:
-                size, times = (reader.info.height, reader.info.width), reader.times
-            gaze = read_gaze_table(
-                self.gaze, size=size, times=times, video=self.video.stem, **vars(self.reading)
-            )
-            table = table_to_fixations(gaze, times, size)
-        if self.maps is None:
-            assert table is not None
-            return PointAnnotation(table, self.sigma or default_sigma(table.size))
-        annotation = MapVideo(self.maps)
-        if table is not None:
-            scaled = (table.points + 0.5) * (np.array(annotation.size) / np.array(table.size))
-            annotation.table = FixationTable.build(
-                table.frame, scaled[:, 1], scaled[:, 0], table.observer, annotation.size
-            )
-            annotation.table = replace(annotation.table, dropped=table.dropped, outside=table.outside)
-        return annotation
+def open_folder_annotation(
+    video: Path,
+    gaze: Path | None,
+    maps: Path | None,
+    sigma: float | None = None,
+    reading: Reading | None = None,
+) -> Annotation:
+    """Return the reader of the gaze file or the saliency video (or both) of one video."""
+    table = None
+    if gaze is not None:
+        size, times = size_and_times(video)
+        options = vars(reading or Reading())
+        table = table_to_fixations(
+            read_gaze_table(gaze, size=size, times=times, video=video.stem, **options), times, size
+        )
+    if maps is None:
+        assert table is not None
+        return PointAnnotation(table, sigma or default_sigma(table.size))
+    annotation = MapVideo(maps)
+    if table is not None:
+        scaled = (table.points + 0.5) * (np.array(annotation.size) / np.array(table.size))
+        moved = FixationTable.build(table.frame, scaled[:, 1], scaled[:, 0], table.observer, annotation.size)
+        annotation.table = replace(moved, dropped=table.dropped, outside=table.outside)
+    return annotation
 
 
 class FolderDataModule(SaliencyDataModule):
@@ -204,20 +195,14 @@ class FolderDataModule(SaliencyDataModule):
             gaze = _beside(root, video, GAZE_FOLDERS, GAZE_SUFFIXES)
             maps = _beside(root, video, MAP_FOLDERS, (video.suffix, ".mp4", ".mkv", ".avi", ".webm"))
             if gaze is None and maps is None:
-                message = f"{video.name}: no gaze file {video.stem}.csv and no saliency/{video.stem}.mp4 belongs to it."
-                if self.strict:
-                    raise DataError(message)
-                self.report(message)
-                continue
-            annotation = OpenFolderAnnotation(
-                video, gaze, maps, self.sigma, own.get(video.stem, self.reading)
-            )
-            files = tuple(p for p in (video, gaze, maps) if p is not None)
-            items.append(
-                VideoItem(
-                    f"{root.name}/{video.stem}", None, None, OpenVideo(video), annotation, video, files=files
+                self.leave_out(
+                    f"{video.name}: no gaze file {video.stem}.csv and no saliency/{video.stem}.mp4 belongs to it."
                 )
-            )
+                continue
+            reading = own.get(video.stem, self.reading)
+            annotation = partial(open_folder_annotation, video, gaze, maps, self.sigma, reading)
+            files = (path for path in (gaze, maps) if path is not None)
+            items.append(video_item(f"{root.name}/{video.stem}", video, annotation, *files))
         if not items:
             raise DataError(
                 f"{root}: no video with a gaze file or a saliency video of the same name. "
@@ -231,14 +216,8 @@ class FolderDataModule(SaliencyDataModule):
         if self.splits is not None:
             chosen = read_splits(self.splits)
             return [item for item in items if chosen.get(item.name.partition("/")[2]) == split]
-        names = [item.name for item in items]
-        test = held_out(names, self.test_fraction)
-        rest = [name for name in names if name not in test]
-        val = held_out(rest, self.val_fraction / (1 - self.test_fraction))
-        wanted: Mapping[Literal["train", "val", "test"], set[str]] = {
-            "train": set(rest) - val, "val": val, "test": test,
-        }  # fmt: skip
-        return [item for item in items if item.name in wanted[split]]
+        val = self.val_fraction / (1 - self.test_fraction)
+        return items_in_split(items, split, test=self.test_fraction, val=val)
 
 
 def read_splits(path: Path) -> dict[str, str]:
@@ -260,11 +239,7 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def _beside(root: Path, video: Path, folders: tuple[str, ...], suffixes: tuple[str, ...]) -> Path | None:
-    for folder in (video.parent, *(root / f for f in folders if f)):
-        if folder == video.parent and "" not in folders:
-            continue
-        for suffix in suffixes:
-            candidate = folder / f"{video.stem}{suffix}"
-            if candidate.is_file() and candidate != video:
-                return candidate
-    return None
+    """Return the file of a video in the folders below the root; "" is the video's own folder."""
+    places = [root / name if name else video.parent for name in folders]
+    candidates = (place / f"{video.stem}{suffix}" for place in places for suffix in suffixes)
+    return next((path for path in candidates if path.is_file() and path != video), None)

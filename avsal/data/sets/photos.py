@@ -32,8 +32,8 @@ from avsal.data.fixations import FixationTable, IntArray, distinct
 from avsal.data.frames import fitting_size, resize_frames
 from avsal.data.items import Annotation, VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, Sample, collate
-from avsal.data.module import SaliencyDataModule, Split, held_out
-from avsal.data.readers import OpenStill, PointAnnotation
+from avsal.data.module import SaliencyDataModule, Split, in_split
+from avsal.data.readers import PointAnnotation, still_item
 from avsal.data.sets.salicon import OTHERS
 from avsal.errors import ConfigError, DataError
 from avsal.types import ClipSpec
@@ -302,20 +302,12 @@ class PhotosDataModule(SaliencyDataModule):
                 if p.suffix.lower() in (".jpg", ".jpeg", ".png")
             }
             known = [p for p in read_photo_fixations(table) if p in pictures]
-            chosen = split_names(name, known)[split]
+            chosen = split_names(name, known, split)
             for place, picture in enumerate(chosen):
                 near = {chosen[(place + k) % len(chosen)] for k in range(1, OTHERS + 1)} - {picture}
                 path = pictures[picture]
-                found.append(
-                    VideoItem(
-                        f"{name}/{picture}",
-                        1,
-                        25.0,
-                        OpenStill(path),
-                        OpenPhotoFixations(table, picture, path, tuple(sorted(near))),
-                        files=(path,),
-                    )
-                )
+                annotation = OpenPhotoFixations(table, picture, path, tuple(sorted(near)))
+                found.append(still_item(f"{name}/{picture}", path, annotation))
         return found
 
     @cached_property
@@ -375,16 +367,13 @@ def fixed_splits() -> dict[str, dict[str, list[str]]]:
     return json.loads(text)["sets"]
 
 
-def split_names(name: str, pictures: Sequence[str]) -> dict[Split, list[str]]:
-    """Return the pictures of each split of a set."""
+def split_names(name: str, pictures: Sequence[str], split: Split) -> list[str]:
+    """Return the pictures of a split of a set."""
     listed = fixed_splits().get(name)
     if listed is None:
-        test = held_out(list(pictures), 0.15)
-        val = held_out([p for p in pictures if p not in test], 0.1)
+        chosen = in_split(pictures, split, test=0.15, val=0.1)
+    elif split == "train":
+        chosen = set(pictures) - {*listed["val"], *listed["test"]}
     else:
-        test, val = set(listed["test"]), set(listed["val"])
-    return {
-        "train": [p for p in pictures if p not in test | val],
-        "val": [p for p in pictures if p in val],
-        "test": [p for p in pictures if p in test],
-    }
+        chosen = set(listed[split])
+    return [picture for picture in pictures if picture in chosen]

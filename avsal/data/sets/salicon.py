@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.fixations import NO_POINTS, IntArray, distinct
-from avsal.data.items import Annotation, VideoItem
+from avsal.data.items import VideoItem
 from avsal.data.matfile import load_mat
-from avsal.data.module import SaliencyDataModule, Split, held_out
-from avsal.data.readers import IMAGE_SUFFIXES, OpenStill, read_map
+from avsal.data.module import SaliencyDataModule, Split, in_split
+from avsal.data.readers import IMAGE_SUFFIXES, read_map, still_item
 from avsal.errors import DataError
 
 Points = tuple[IntArray, IntArray, tuple[int, int]]  #: points (row, column), observers, (H, W)
@@ -73,72 +73,49 @@ def _moved(points: IntArray, source: tuple[int, int], size: tuple[int, int]) -> 
     return np.minimum(scaled, np.array(size) - 1)
 
 
-@dataclass(frozen=True)
-class OpenImage:
-    """Opens the annotation of one image."""
+def read_salicon_fixations(path: Path) -> Points:
+    """Read `fixations/<split>/<image>.mat`: `gaze(k).fixations`, x and y from 1, for each observer."""
+    content = load_mat(path)
+    try:
+        height, width = (int(v) for v in np.asarray(content["resolution"]).ravel()[:2])
+        gaze = content["gaze"]
+        gaze = [gaze] if isinstance(gaze, dict) else list(gaze)
+        lists = [np.asarray(one["fixations"], dtype=np.float64).reshape(-1, 2) for one in gaze]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: not a SALICON fixation file ({type(error).__name__}: {error}).") from error
+    xy = np.concatenate([np.zeros((0, 2)), *lists])
+    who = np.repeat(np.arange(len(lists)), [len(points) for points in lists])
+    points = xy[:, ::-1].round().astype(np.int64) - 1
+    inside = ((points >= 0) & (points < (height, width))).all(1)
+    return points[inside], who[inside].astype(np.int64), (height, width)
 
+
+def read_binary_image(path: Path) -> Points:
+    """Read `<stem>_fixPts.jpg`: a binary image that JPEG has smeared, so that only values above half count."""
+    image = read_map(path)
+    points = np.argwhere(image > 127.5 / 255).astype(np.int64)
+    return points, np.full(len(points), -1, dtype=np.int64), (image.shape[0], image.shape[1])
+
+
+class Entry(NamedTuple):
+    """One image with the files of its map and its fixations."""
+
+    name: str
+    image: Path
     density: Path
     points: Callable[[], Points] | None
-    others: tuple[Callable[[], Points], ...] = ()
-
-    def __call__(self) -> Annotation:
-        """Return the annotation."""
-        return ImageAnnotation(self.density, self.points, self.others)
 
 
-@dataclass(frozen=True)
-class SaliconFixations:
-    """Reads `fixations/<split>/<image>.mat`: `gaze(k).fixations`, x and y from 1, for each observer."""
-
-    path: Path
-
-    def __call__(self) -> Points:
-        """Return points, observers and the image's size."""
-        content = load_mat(self.path)
-        try:
-            height, width = (int(v) for v in np.asarray(content["resolution"]).ravel()[:2])
-            gaze = content["gaze"]
-            gaze = [gaze] if isinstance(gaze, dict) else list(gaze)
-            lists = [np.asarray(one["fixations"], dtype=np.float64).reshape(-1, 2) for one in gaze]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(
-                f"{self.path}: not a SALICON fixation file ({type(error).__name__}: {error})."
-            ) from error
-        xy = np.concatenate(lists) if lists else np.zeros((0, 2))
-        who = np.concatenate([np.full(len(p), k) for k, p in enumerate(lists)]) if lists else np.zeros(0)
-        points = np.stack([xy[:, 1], xy[:, 0]], 1).round().astype(np.int64) - 1
-        inside = ((points >= 0) & (points < (height, width))).all(1)
-        return points[inside], who[inside].astype(np.int64), (height, width)
-
-
-@dataclass(frozen=True)
-class BinaryImageFixations:
-    """Reads `<stem>_fixPts.jpg`: a binary image that JPEG has smeared, so that only values above half count."""
-
-    path: Path
-
-    def __call__(self) -> Points:
-        """Return points, unknown observers and the image's size."""
-        image = read_map(self.path)
-        points = np.argwhere(image > 127.5 / 255).astype(np.int64)
-        return points, np.full(len(points), -1, dtype=np.int64), (image.shape[0], image.shape[1])
-
-
-def with_others(entries: list[tuple[str, Path, Path, Callable[[], Points] | None]]) -> list[VideoItem]:
-    """Return items for (name, image, map, fixations); negatives come from other images, chosen by name.
-
-    Args:
-        entries: one for each image.
-    """
-    ranked = sorted(entries, key=lambda entry: hashlib.sha256(entry[0].encode()).hexdigest())
+def with_others(entries: Sequence[Entry]) -> list[VideoItem]:
+    """Return the items of images; the negatives of each come from other images, chosen by name."""
+    ranked = sorted(entries, key=lambda entry: hashlib.sha256(entry.name.encode()).hexdigest())
     items = {}
-    for place, (name, image, density, points) in enumerate(ranked):
+    for place, entry in enumerate(ranked):
         near = (ranked[(place + k) % len(ranked)] for k in range(1, min(OTHERS + 1, len(ranked))))
-        others = tuple(entry[3] for entry in near if entry[3] is not None)
-        items[name] = VideoItem(
-            name, 1, 25.0, OpenStill(image), OpenImage(density, points, others), files=(image, density)
-        )
-    return [items[name] for name, *_ in entries]
+        others = tuple(other.points for other in near if other.points is not None)
+        annotation = partial(ImageAnnotation, entry.density, entry.points, others)
+        items[entry.name] = still_item(entry.name, entry.image, annotation, entry.density)
+    return [items[entry.name] for entry in entries]
 
 
 class SALICONDataModule(SaliencyDataModule):
@@ -164,24 +141,15 @@ class SALICONDataModule(SaliencyDataModule):
                 f"{maps}: there is no such folder; 'avsal data info salicon' shows what is expected."
             )
         folders = [f for f in (root / "images" / part, root / "images") if f.is_dir()]
-        entries: list[tuple[str, Path, Path, Callable[[], Points] | None]] = []
+        entries = []
         for density in sorted(p for p in maps.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
             image = _image(folders, density.stem)
             if image is None:
-                message = f"SALICON/{density.stem}: no image of this name in {root / 'images'}."
-                if self.strict:
-                    raise DataError(message)
-                self.report(message)
+                self.leave_out(f"SALICON/{density.stem}: no image of this name in {root / 'images'}.")
                 continue
             points = root / "fixations" / part / f"{density.stem}.mat"
-            entries.append(
-                (
-                    f"SALICON/{density.stem}",
-                    image,
-                    density,
-                    SaliconFixations(points) if points.is_file() else None,
-                )
-            )
+            read = partial(read_salicon_fixations, points) if points.is_file() else None
+            entries.append(Entry(f"SALICON/{density.stem}", image, density, read))
         return with_others(entries)
 
 
@@ -220,27 +188,19 @@ class MIT1003DataModule(SaliencyDataModule):
             raise DataError(
                 f"{root}: ALLSTIMULI or ALLFIXATIONMAPS is missing; see 'avsal data info mit1003'."
             )
-        entries: list[tuple[str, Path, Path, Callable[[], Points] | None]] = []
+        entries = []
         for image in sorted(p for p in stimuli.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
             density, points = maps / f"{image.stem}_fixMap.jpg", maps / f"{image.stem}_fixPts.jpg"
             if not density.is_file():
-                message = f"MIT1003/{image.stem}: no map {density.name}."
-                if self.strict:
-                    raise DataError(message)
-                self.report(message)
+                self.leave_out(f"MIT1003/{image.stem}: no map {density.name}.")
                 continue
-            reader = BinaryImageFixations(points) if points.is_file() else None
-            entries.append((f"MIT1003/{image.stem}", image, density, reader))
-        names = [name for name, *_ in entries]
-        test = held_out(names, self.test_fraction)
-        val = held_out([name for name in names if name not in test], self.val_fraction)
-        chosen = {"test": test, "val": val}.get(split, set(names) - test - val)
-        return with_others([entry for entry in entries if entry[0] in chosen])
+            read = partial(read_binary_image, points) if points.is_file() else None
+            entries.append(Entry(f"MIT1003/{image.stem}", image, density, read))
+        names = [entry.name for entry in entries]
+        chosen = in_split(names, split, test=self.test_fraction, val=self.val_fraction)
+        return with_others([entry for entry in entries if entry.name in chosen])
 
 
 def _image(folders: list[Path], stem: str) -> Path | None:
-    for folder in folders:
-        for suffix in IMAGE_SUFFIXES:
-            if (folder / f"{stem}{suffix}").is_file():
-                return folder / f"{stem}{suffix}"
-    return None
+    candidates = (folder / f"{stem}{suffix}" for folder in folders for suffix in IMAGE_SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)

@@ -10,19 +10,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.fixations import FixationTable
-from avsal.data.items import Annotation, VideoItem
-from avsal.data.layout import default_sigma, fold_list, read_fold_list
+from avsal.data.fixations import FixationTable, default_sigma
+from avsal.data.items import VideoItem
+from avsal.data.layout import fold_list, read_fold_list
 from avsal.data.matfile import load_mat
 from avsal.data.module import SaliencyDataModule, Split
-from avsal.data.readers import OpenVideo, PointAnnotation, find_video
+from avsal.data.readers import PointAnnotation, find_video, size_and_times, video_item
 from avsal.errors import ConfigError, DataError
 from avsal.npy import read_npy
 
@@ -109,51 +109,26 @@ def spread_fixations(
     return FixationTable.build(first[which] + offset, rows[which, 3], rows[which, 4], rows[which, 0], size)
 
 
-@dataclass(frozen=True)
-class OpenFixdata:
-    """Opens one video's fixations from a `video_database.mat`."""
-
-    database: Path
-    name: str
-    video: Path
-    sigma: float | None = None
-
-    def __call__(self) -> Annotation:
-        """Return the annotation, on the grid of the video file."""
-        from avsal.io.video import VideoReader
-
-        content = read_video_database(self.database)
-        height, width = content.sizes[content.names.index(self.name)]
-        rows = content.of(self.name)
-        with VideoReader(self.video) as reader:
-            # The file at hand may be a smaller copy of the source that the fixations are in.
-            size = (reader.info.height, reader.info.width)
-            rows = rows * (1, 1, 1, size[1] / width, size[0] / height)
-            table = spread_fixations(rows, reader.times, size)
-        return PointAnnotation(table, self.sigma or default_sigma(size))
+def open_fixdata(database: Path, name: str, video: Path, sigma: float | None = None) -> PointAnnotation:
+    """Return one video's fixations from a `video_database.mat`, on the grid of the video file."""
+    content = read_video_database(database)
+    height, width = content.sizes[content.names.index(name)]
+    # The file at hand may be a smaller copy of the source that the fixations are in.
+    size, times = size_and_times(video)
+    rows = content.of(name) * (1, 1, 1, size[1] / width, size[0] / height)
+    return PointAnnotation(spread_fixations(rows, times, size), sigma or default_sigma(size))
 
 
-@dataclass(frozen=True)
-class OpenDataMat:
-    """Opens LEDOV's `Data.mat` of one video: `Data.fixdata`, N x 5."""
-
-    path: Path
-    video: Path
-    sigma: float | None = None
-
-    def __call__(self) -> Annotation:
-        """Return the annotation."""
-        from avsal.io.video import VideoReader
-
-        content = load_mat(self.path)
-        inner = content.get("Data", content)
-        rows = np.asarray(inner.get("fixdata", []) if isinstance(inner, dict) else [], dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != 5:
-            raise DataError(f"{self.path}: no 'Data.fixdata' with five columns.")
-        with VideoReader(self.video) as reader:
-            size = (reader.info.height, reader.info.width)
-            table = spread_fixations(rows[np.isfinite(rows).all(1)], reader.times, size)
-        return PointAnnotation(table, self.sigma or default_sigma(size))
+def open_data_mat(path: Path, video: Path, sigma: float | None = None) -> PointAnnotation:
+    """Return the fixations of LEDOV's `Data.mat` of one video: `Data.fixdata`, N x 5."""
+    content = load_mat(path)
+    inner = content.get("Data", content)
+    rows = np.asarray(inner.get("fixdata", []) if isinstance(inner, dict) else [], dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != 5:
+        raise DataError(f"{path}: no 'Data.fixdata' with five columns.")
+    size, times = size_and_times(video)
+    table = spread_fixations(rows[np.isfinite(rows).all(1)], times, size)
+    return PointAnnotation(table, sigma or default_sigma(size))
 
 
 def read_points_npy(path: Path) -> list[NDArray[np.float64]]:
@@ -169,26 +144,17 @@ def read_points_npy(path: Path) -> list[NDArray[np.float64]]:
     return [points[np.isfinite(points).all(1)] for points in frames]
 
 
-@dataclass(frozen=True)
-class OpenPointsNpy:
-    """Opens MVVA's `<id>.npy` of one video."""
+def open_points_npy(path: Path, video: Path, sigma: float | None = None) -> PointAnnotation:
+    """Return the points of MVVA's `<id>.npy` of one video; observers are not known."""
+    from avsal.io.video import probe
 
-    path: Path
-    video: Path
-    sigma: float | None = None
-
-    def __call__(self) -> Annotation:
-        """Return the annotation; observers are not known."""
-        from avsal.io.video import probe
-
-        points = read_points_npy(self.path)
-        info = probe(self.video)
-        size = (info.height, info.width)
-        frame = np.concatenate([np.full(len(p), k) for k, p in enumerate(points)]) if points else np.zeros(0)
-        xy = np.concatenate(points) if points else np.zeros((0, 2))
-        return PointAnnotation(
-            FixationTable.build(frame, xy[:, 0], xy[:, 1], None, size), self.sigma or default_sigma(size)
-        )
+    points = read_points_npy(path)
+    info = probe(video)
+    size = (info.height, info.width)
+    frame = np.repeat(np.arange(len(points)), [len(found) for found in points])
+    xy = np.concatenate([np.zeros((0, 2)), *points])
+    table = FixationTable.build(frame, xy[:, 0], xy[:, 1], None, size)
+    return PointAnnotation(table, sigma or default_sigma(size))
 
 
 class FixdataDataModule(SaliencyDataModule):
@@ -234,18 +200,11 @@ class FixdataDataModule(SaliencyDataModule):
         for name in read_video_database(database).names:
             video = locate_video(root, name)
             if video is None:
-                message = f"{self.set_name}/{name}: no video file {name}.* in {root} or its folders."
-                if self.strict:
-                    raise DataError(message)
-                self.report(message)
+                self.leave_out(f"{self.set_name}/{name}: no video file {name}.* in {root} or its folders.")
                 continue
-            items.append(self._item(name, video, OpenFixdata(database, name, video, self.sigma)))
+            annotation = partial(open_fixdata, database, name, video, self.sigma)
+            items.append(video_item(f"{self.set_name}/{name}", video, annotation))
         return items
-
-    def _item(self, name: str, video: Path, annotation: Any) -> VideoItem:
-        return VideoItem(
-            f"{self.set_name}/{name}", None, None, OpenVideo(video), annotation, video, files=(video,)
-        )
 
     def _where(self) -> str:
         return f"'avsal data info {self.name}' says where the data comes from."
@@ -325,7 +284,8 @@ class MVVADataModule(FixdataDataModule):
             if video is None:
                 self.report(f"MVVA/{path.stem}: no video file in {root}.")
                 continue
-            items.append(self._item(path.stem, video, OpenPointsNpy(path, video, self.sigma)))
+            annotation = partial(open_points_npy, path, video, self.sigma)
+            items.append(video_item(f"MVVA/{path.stem}", video, annotation))
         return items
 
 
@@ -347,7 +307,8 @@ class LEDOVDataModule(FixdataDataModule):
             if video is None:
                 self.report(f"LEDOV/{name}: no video file in {path.parent}.")
                 continue
-            items.append(self._item(name, video, OpenDataMat(path, video, self.sigma)))
+            annotation = partial(open_data_mat, path, video, self.sigma)
+            items.append(video_item(f"LEDOV/{name}", video, annotation))
         if not items:
             raise DataError(f"{root}: no folder with a Data.mat and its video; {self._where()}")
         return items

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import av
 from av.stream import Disposition
@@ -27,6 +28,20 @@ _PIXELS = "AVSAL_MAX_PIXELS"
 
 # PyAV reports a problem of the file with its own errors, or with built-in ones for system calls.
 DECODE_ERRORS = (av.FFmpegError, EOFError, ValueError, OSError)
+
+
+class Closing(ABC):
+    """Closes itself at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def open_media(path: StrPath) -> InputContainer:

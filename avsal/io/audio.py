@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from avsal.errors import ConfigError
-from avsal.io._container import DECODE_ERRORS, StrPath, audio_stream, open_media, reason_of
+from avsal.io._container import DECODE_ERRORS, Closing, StrPath, audio_stream, open_media, reason_of
 from avsal.io.clock import Clock
 from avsal.io.limits import check, limit
 
@@ -53,7 +52,7 @@ _BLOCKS = 32
 _TABLE = 2**22
 
 
-class AudioStream:
+class AudioStream(Closing):
     """The sound of a media file as a mono waveform, in constant memory.
 
     Made for reading forward, window after window (windows may overlap); jumping back seeks in the file. A
@@ -167,14 +166,6 @@ class AudioStream:
         """Close the file; reading afterwards opens it again."""
         if self._track is not None:
             self._track.close()
-
-    def __enter__(self) -> AudioStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @lru_cache(maxsize=16)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from avsal.errors import MediaError
-from avsal.io._container import DECODE_ERRORS, StrPath, open_media, require_video
+from avsal.io._container import DECODE_ERRORS, Closing, StrPath, open_media, require_video
 
 
-class GreyStream:
+class GreyStream(Closing):
     """The frames of a grey-scale video, once, in order, in constant memory.
 
     A frame is what extracting pictures with FFmpeg and averaging their channels gives: 8-bit videos become
@@ -69,11 +68,3 @@ class GreyStream:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
-
-    def __enter__(self) -> GreyStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

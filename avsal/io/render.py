@@ -7,11 +7,11 @@ a file under its final name is always whole.
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -20,7 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from avsal.errors import ConfigError, MediaError
 from avsal.files import Partial
-from avsal.io._container import DECODE_ERRORS, StrPath, open_media
+from avsal.io._container import DECODE_ERRORS, Closing, StrPath, open_media
 from avsal.io.soundtrack import COPIED, join
 
 # 1 / 90000 s represents 24, 25, 30, 30000/1001 … frames per second and whole milliseconds exactly.
@@ -43,8 +43,17 @@ def _table(colormap: str) -> np.ndarray:
     return table
 
 
-def _levels(map_: np.ndarray, peak: float | None, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Return (H, W) uint8 levels of a map, resized bilinearly to `size` (H, W)."""
+def grey(map_: np.ndarray, *, peak: float | None = 1.0, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return a map as an 8-bit grey picture.
+
+    Args:
+        map_: (h, w) float, or uint8 with full scale 255.
+        peak: the value that becomes 255 (for uint8 maps 1 means 255); None takes the map's maximum.
+        size: (H, W) to resize to (bilinear); None keeps the map's.
+
+    Returns:
+        (H, W) uint8; negative values and NaN are 0.
+    """
     values = np.asarray(map_)
     if values.ndim != 2:
         raise ValueError(f"a map has two axes (H, W), got shape {values.shape}.")
@@ -63,20 +72,6 @@ def _levels(map_: np.ndarray, peak: float | None, size: tuple[int, int] | None =
     return (np.clip(values * (255.0 / peak), 0, 255) + 0.5).astype(np.uint8)
 
 
-def grey(map_: np.ndarray, *, peak: float | None = 1.0, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Return a map as an 8-bit grey picture.
-
-    Args:
-        map_: (h, w) float, or uint8 with full scale 255.
-        peak: the value that becomes 255 (for uint8 maps 1 means 255); None takes the map's maximum.
-        size: (H, W) to resize to (bilinear); None keeps the map's.
-
-    Returns:
-        (H, W) uint8; negative values and NaN are 0.
-    """
-    return _levels(map_, peak, size)
-
-
 def colourise(map_: np.ndarray, *, colormap: str = "inferno", peak: float | None = 1.0) -> np.ndarray:
     """Return a map in the colours of a perceptually even colour map.
 
@@ -88,7 +83,7 @@ def colourise(map_: np.ndarray, *, colormap: str = "inferno", peak: float | None
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    return _table(colormap)[_levels(map_, peak)]
+    return _table(colormap)[grey(map_, peak=peak)]
 
 
 def overlay(
@@ -113,7 +108,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: opacity lies in 0..1.")
-    levels = _levels(map_, peak, image.shape[:2])
+    levels = grey(map_, peak=peak, size=image.shape[:2])
     weight = np.round(np.linspace(0, 256 * alpha, 256)).astype(np.uint16)
     colour = _table(colormap).astype(np.uint16) * weight[:, None]
     mixed = image * (256 - weight)[levels][..., None]
@@ -156,7 +151,47 @@ def draw_points(
     return out
 
 
-class VideoWriter:
+class _Writer(Closing):
+    """A file that appears under its name when it is closed, and not at all where a `with` block fails."""
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self._target = Partial(path)
+        self._file: Any = None
+        self._count = 0
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what is left to write, and close the file."""
+
+    def close(self) -> None:
+        """Finish the file and give it its name; without effect when closed already."""
+        if self._file is None:
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self.abort()
+            raise
+        self._file = None
+        self._target.keep()
+
+    def abort(self) -> None:
+        """Give up: nothing remains on the disk. Without effect when closed already."""
+        if self._file is not None:
+            with contextlib.suppress(*DECODE_ERRORS):  # a file that was given up need not be whole
+                self._file.close()
+            self._file = None
+        self._target.discard()
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class VideoWriter(_Writer):
     """Write pictures at given times as a video, with the sound of another file.
 
     H.264 (4:2:0, BT.709) that every player shows, or with `lossless` FFV1 in Matroska: the archive codec that
@@ -200,19 +235,16 @@ class VideoWriter:
             raise ConfigError(f"{path}: the name of this video must end in {allowed}.")
         if not fps > 0:
             raise ConfigError(f"{path}: fps={fps} must be positive.")
-        self.path = Path(path)
+        super().__init__(path)
         self._size, self._lossless, self._grey = size, lossless, grey
         self._rate = Fraction(fps).limit_denominator(1001)
         self._last = -1
-        self._count = 0
-        self._target = Partial(path)
         self._sound = audio_from
         self.note: str | None = None
-        self._out: Any = None
         try:
             if audio_from is not None:
                 open_media(audio_from).close()
-            self._out = av.open(f"file:{self._target.path}", "w")
+            self._file = av.open(f"file:{self._target.path}", "w")
             self._video = self._add_video()
             self._video.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         except BaseException:
@@ -222,12 +254,12 @@ class VideoWriter:
     def _add_video(self) -> Any:
         height, width = self._size
         if self._lossless:
-            stream = self._out.add_stream("ffv1", rate=self._rate, options={"level": "3", "slicecrc": "1"})
+            stream = self._file.add_stream("ffv1", rate=self._rate, options={"level": "3", "slicecrc": "1"})
             stream.pix_fmt = "gray" if self._grey else "bgr0"
             stream.height, stream.width = height, width
         else:
             options = {"preset": "veryfast", "crf": "19"}
-            stream = self._out.add_stream("libx264", rate=self._rate, options=options)
+            stream = self._file.add_stream("libx264", rate=self._rate, options=options)
             stream.pix_fmt = "yuv420p"
             stream.height, stream.width = height + height % 2, width + width % 2
             context = stream.codec_context
@@ -266,48 +298,19 @@ class VideoWriter:
         frame.duration = round(1 / self._rate / _TIME_BASE)
         self._last = frame.pts
         self._count += 1
-        self._out.mux(self._video.encode(frame))
+        self._file.mux(self._video.encode(frame))
 
-    def close(self) -> None:
-        """Finish the file and give it its name; without effect when closed already."""
-        if self._out is None:
-            return
+    def _finish(self) -> None:
         if self._count == 0:
-            self.abort()
             raise MediaError(f"{self.path}: no frame was written, so there is no video.")
-        try:
-            self._out.mux(self._video.encode(None))
-            self._out.close()
-            # The pictures are whole before the sound comes: whatever is wrong with it cannot cost them.
-            if self._sound is not None:
-                self.note = join(self._target.path, self._sound)
-        except BaseException:
-            self.abort()
-            raise
-        self._out = None
-        self._target.keep()
-
-    def abort(self) -> None:
-        """Give up: nothing remains on the disk. Without effect when closed already."""
-        if self._out is not None:
-            with contextlib.suppress(*DECODE_ERRORS):  # a file that was given up need not be whole
-                self._out.close()
-            self._out = None
-        self._target.discard()
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+        self._file.mux(self._video.encode(None))
+        self._file.close()
+        # The pictures are whole before the sound comes: whatever is wrong with it cannot cost them.
+        if self._sound is not None:
+            self.note = join(self._target.path, self._sound)
 
 
-class NpyWriter:
+class NpyWriter(_Writer):
     """Append arrays of one shape to a .npy file, in constant memory.
 
     The file holds an array (n, *shape), where n is the number of arrays written; `numpy.load(path,
@@ -320,11 +323,9 @@ class NpyWriter:
     """
 
     def __init__(self, path: StrPath, shape: tuple[int, ...], dtype: Any = np.float16) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
-        self._count = 0
-        self._target = Partial(path)
-        self._file: Any = self._target.path.open("wb")
+        self._file = self._target.path.open("wb")
         self._header = self._write_header()
 
     def _write_header(self) -> int:
@@ -347,37 +348,8 @@ class NpyWriter:
         self._file.write(np.ascontiguousarray(array.astype(self._dtype, casting="same_kind")).tobytes())
         self._count += 1
 
-    def close(self) -> None:
-        """Finish the file and give it its name; without effect when closed already."""
-        if self._file is None:
-            return
-        try:
-            self._file.seek(0)
-            if self._write_header() != self._header:
-                raise MediaError(
-                    f"{self.path}: the header of this .npy file does not fit; use a newer NumPy."
-                )
-            self._file.close()
-        except BaseException:
-            self.abort()
-            raise
-        self._file = None
-        self._target.keep()
-
-    def abort(self) -> None:
-        """Give up: nothing remains on the disk. Without effect when closed already."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._target.discard()
-
-    def __enter__(self) -> NpyWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+    def _finish(self) -> None:
+        self._file.seek(0)
+        if self._write_header() != self._header:
+            raise MediaError(f"{self.path}: the header of this .npy file does not fit; use a newer NumPy.")
+        self._file.close()

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from av.codec.context import ThreadType
 from avsal.errors import MediaError
 from avsal.io._container import (
     DECODE_ERRORS,
+    Closing,
     StrPath,
     audio_stream,
     container_family,
@@ -136,7 +136,7 @@ def probe(path: StrPath) -> MediaInfo:
         return video.info
 
 
-class VideoStream:
+class VideoStream(Closing):
     """The frames of a video, once, in order, in constant memory.
 
     Iterate over it to get `Frame` objects. Damaged pictures are marked and counted; a file that breaks off
@@ -374,19 +374,11 @@ class VideoStream:
             self._container.close()
             self._container = None
 
-    def __enter__(self) -> VideoStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 _INHERITED: list[Any] = []
 
 
-class VideoReader:
+class VideoReader(Closing):
     """Frames at chosen places of a video, for training.
 
     Opening is cheap: the file is touched at first use, and the object can be pickled and sent to workers
@@ -509,11 +501,3 @@ class VideoReader:
         elif self._source is not None:
             _INHERITED.append(self._source)
         self._forget()
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

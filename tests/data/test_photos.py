@@ -54,14 +54,14 @@ def test_the_fixed_splits_are_those_that_were_written_down_and_near_duplicates_s
         for split, pictures in splits.items():
             assert hashlib.sha256("\n".join(pictures).encode()).hexdigest() == content["sha256"][name][split]
     where = {
-        p: split for split in ("train", "val", "test") for p in split_names("osie", ["1279", "1374"])[split]
+        p: split for split in ("train", "val", "test") for p in split_names("osie", ["1279", "1374"], split)
     }
     assert where["1279"] == where["1374"]
 
 
 def test_every_picture_is_in_one_split_and_the_same_one_whatever_else_is_there() -> None:
     names = [f"p{k}" for k in range(200)]
-    splits = split_names("mine", names)
+    splits = {split: split_names("mine", names, split) for split in ("train", "val", "test")}
     assert sorted(n for names in splits.values() for n in names) == sorted(f"p{k}" for k in range(200))
     assert 15 < len(splits["test"]) < 50
 

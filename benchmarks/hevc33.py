@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import tempfile
 import time
@@ -33,6 +32,7 @@ from avsal.data.items import VideoItem
 from avsal.data.module import SaliencyDataModule, Split
 from avsal.data.pack import packed_items
 from avsal.data.sets.video_database import HEVC33DataModule
+from avsal.files import write_text
 from avsal.models.base import SaliencyModule
 from avsal.models.baselines import BaselineModule, Prior
 from avsal.models.stavis import STAViSModule
@@ -251,8 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         network.save_pretrained(args.work / f"fold{k}")
         rows = {name: bench.score(module, test) for name, module in systems.items()}
         part = args.work / f"fold{k}.json"
-        part.with_suffix(".part").write_text(json.dumps(rows))
-        os.replace(part.with_suffix(".part"), part)
+        write_text(part, json.dumps(rows))
         print(f"fold {k}, {time.perf_counter() - began:.0f} s: {', '.join(test)}", flush=True)
     parts = [args.work / f"fold{k}.json" for k in range(args.folds)]
     if all(part.exists() for part in parts):
@@ -276,10 +275,7 @@ def write(args: argparse.Namespace, parts: Sequence[Mapping[str, Any]]) -> None:
     for clip in clips:
         both = [rows[name][clip][metric] for metric in ("cc", "nss") for name in ("network", "fitted centre")]
         lines.append(f"| {clip} | " + " | ".join(f"{value:.3f}" for value in both) + " |")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_suffix(".part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, args.out)
+    write_text(args.out, "\n".join(lines) + "\n")
     print(f"wrote {args.out}")
 
 

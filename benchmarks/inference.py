@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from avsal.data.frames import FramePreprocessor
 from avsal.data.synthetic import FPS, render, write_media
 from avsal.evaluation.results import git_state
+from avsal.files import write_text
 from avsal.inference.video import VideoPrediction, predict_video
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream
@@ -413,10 +414,7 @@ def write(path: Path, rows: list[Row], about: str, clip: str) -> None:
     head = [*HEADER, "clip", "when"]
     for title, found in sections.items():
         lines += [title, "", line(head), line(["---"] * len(head)), *found.values(), ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("\n".join(lines), "utf-8")
-    os.replace(temporary, path)
+    write_text(path, "\n".join(lines))
 
 
 def main(argv: list[str] | None = None) -> list[Row]:

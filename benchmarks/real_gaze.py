@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import avsal
 from avsal.checkpoints.registry import entries
 from avsal.data import FolderDataModule, HEVC33DataModule, PhotosDataModule
 from avsal.data.items import Annotation, VideoItem
+from avsal.files import write_text
 from avsal.inference.video import predict_video
 from avsal.losses import correlation
 from avsal.metrics.saliency import SaliencyMetrics
@@ -182,9 +182,7 @@ def run(part: Part, checkpoints: Mapping[str, str], cached: Path) -> Rows:
         rows[name] = {item.name: system(item, k, fold) for k, (item, fold) in enumerate(part.items)}
         means = {m: round(float(np.nanmean([v[m] for v in rows[name].values()])), 3) for m in ("cc", "nss")}
         print(f"{part.name}: {name} {means}, {time.perf_counter() - began:.0f} s", flush=True)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        cached.with_suffix(".part").write_text(json.dumps(rows))
-        os.replace(cached.with_suffix(".part"), cached)
+        write_text(cached, json.dumps(rows))
     return {name: rows[name] for name in systems}
 
 
@@ -339,9 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             draw_worst(part, rows, label, checkpoints[label], args.pictures)
     if args.notes:
         lines += [args.notes.read_text(encoding="utf-8").strip(), ""]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".part").write_text("\n".join(lines), encoding="utf-8")
-    os.replace(args.out.with_suffix(".part"), args.out)
+    write_text(args.out, "\n".join(lines))
     print(f"wrote {args.out}")
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 import avsal
+from avsal.files import write_text
 from avsal.inference.video import VideoPrediction
 from avsal.io.audio import load_audio
 from avsal.models.speaker import Speaker
@@ -142,10 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         error = np.std(right[name]) / np.sqrt(len(clips))
         lines.append(f"| {name} | {np.mean(right[name]):.3f} ± {error:.3f} | {np.mean(share[name]):.3f} |")
     lines += ["", "± is the deviation over pairs by the root of the number of clips: pairs share clips."]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_suffix(".part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, args.out)
+    write_text(args.out, "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

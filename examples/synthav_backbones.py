@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from avsal import AVRSPModule, CSTSModule
 from avsal.data import SynthAVDataModule
 from avsal.data.synthetic import SHAPES
+from avsal.files import writing
 from avsal.models.mspi import MSPI
 from avsal.nn.state import entries_of
 from avsal.types import ClipSpec
@@ -193,9 +194,8 @@ def small_mspi() -> MSPI:
 
 def save(part: nn.Module, path: Path) -> None:
     """Write a part's entries in one step."""
-    partial = path.with_name(f"{path.name}.part")
-    save_file(part.state_dict(), partial)
-    partial.replace(path)
+    with writing(path) as partial:
+        save_file(part.state_dict(), partial)
 
 
 def main() -> None:

@@ -212,17 +212,13 @@ class SaliencyDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Find the videos of a stage, and read one clip of a few of them, so that errors come before training."""
-        splits: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-        }
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
-            self._try(self.split_items(split))
+            self._try(split)
 
-    def _try(self, items: list[VideoItem]) -> None:
+    def _try(self, split: Split) -> None:
         """Open three videos of a split: the pictures, and the ground truth of one frame."""
-        errors = []
+        items, errors = self.split_items(split), []
         places = sorted({0, len(items) // 2, len(items) - 1})
         for place in places:
             opened = None
@@ -277,13 +273,8 @@ class SaliencyDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         """Return the training loader."""
-        dataset = self.train_dataset()
-        rank, world = self._ranks()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world)
-        # The last, smaller batch is dropped (batch normalisation), unless it is the only one.
-        drop = len(sampler) >= self.batch_size
         return self._loader(
-            dataset, sampler=sampler, batch_size=self.batch_size, collate_fn=collate, drop_last=drop
+            self.train_dataset(), shuffle=True, batch_size=self.batch_size, collate_fn=collate
         )
 
     def val_dataloader(self) -> ClipLoader:
@@ -299,27 +290,30 @@ class SaliencyDataModule(L.LightningDataModule):
         return self._eval_loader("test")
 
     def _eval_loader(self, split: Split) -> ClipLoader:
-        dataset = self.eval_dataset(split)
-        rank, world = self._ranks()
-        return self._loader(
-            dataset, sampler=ShareSampler(len(dataset), rank=rank, world_size=world), batch_size=None
-        )
+        return self._loader(self.eval_dataset(split), shuffle=False, batch_size=None)
 
-    def _loader(self, dataset: Any, **options: Any) -> ClipLoader:
-        pinned = self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
+    def _loader(self, dataset: Any, *, shuffle: bool, batch_size: int | None, **options: Any) -> ClipLoader:
+        """Return a loader of this rank's share; `batch_size` None is for items that are whole batches."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        sampler: EpochSampler | ShareSampler
+        if shuffle:
+            sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world)
+            # The last, smaller batch is dropped (batch normalisation), unless it is the only one.
+            options["drop_last"] = batch_size is not None and len(sampler) >= batch_size
+        else:
+            sampler = ShareSampler(len(dataset), rank=rank, world_size=world)
         loader = ClipLoader(
             dataset,
+            sampler=sampler,
+            batch_size=batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=pinned,
+            pin_memory=trainer is not None and type(trainer.accelerator).__name__ == "CUDAAccelerator",
             **options,
         )
         self._loaders.append(loader)
         return loader
-
-    def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
     def teardown(self, stage: str) -> None:
         """Say once which videos were skipped."""

@@ -17,7 +17,7 @@ from avsal.data.fixations import FixationTable, density_from_fixations
 from avsal.data.sets.audiovisual import DIEMDataModule
 from avsal.data.sets.crowdsal import AViMoSDataModule, CrowdSALDataModule, points_order, read_fixation_json
 from avsal.data.sets.dhf1k import DHF1KDataModule, UCFSportsDataModule
-from avsal.data.sets.diem_events import lund_fixations, read_diem_events, read_lund, size_in_name
+from avsal.data.sets.diem_events import read_diem_events, size_in_name
 from avsal.data.sets.folder import FolderDataModule
 from avsal.data.sets.salicon import MIT1003DataModule, SALICONDataModule
 from avsal.data.sets.video_database import (
@@ -29,7 +29,6 @@ from avsal.data.sets.video_database import (
     spread_fixations,
 )
 from avsal.errors import ConfigError, DataError
-from avsal.io.video import VideoReader
 from avsal.types import AudioSpec, ClipSpec
 from tests.media import frame_number, picture, write_clip
 
@@ -262,36 +261,6 @@ def test_real_diem_events_lie_in_the_video(real_data):
         assert frames.max() < 3667
         inside.append(((points >= 0) & (points < (1280, 720))).all(1).mean())
     assert np.mean(inside) > 0.97  # with the letter box's offset; 120 pixels off it would be 90 %
-
-
-def test_lund_samples_become_one_point_for_each_frame(tmp_path):
-    n = 100  # 0.2 s at 500 Hz: 5 frames at 25 fps
-    pos = np.zeros((n, 6))
-    pos[:, 0] = 5e6 + np.arange(n) * 2000
-    pos[:, 3], pos[:, 4], pos[:, 5] = 512, 384, 1
-    pos[40:60, 5] = 2  # a saccade fills the third frame
-    savemat(
-        tmp_path / "A_video_x_labelled_MN.mat",
-        {"ETdata": {"pos": pos, "screenRes": [1024, 768], "sampFreq": 500}},
-    )
-    table = lund_fixations([tmp_path / "A_video_x_labelled_MN.mat"], (576, 720), 25)
-    assert table.frame.tolist() == [0, 1, 3, 4]
-    assert table.points.tolist() == [[288, 360]] * 4
-
-
-def test_real_lund_gaze_lies_on_the_clip(real_data):
-    folder = real_data / "gaze" / "lund2013_video"
-    files = sorted(folder.glob("*triple_jump_labelled_RA.mat"))
-    assert len(files) == 6
-    samples = read_lund(files[0])
-    assert samples.screen == (768, 1024)
-    assert 5 < samples.time[-1] < 7
-    with VideoReader(folder / "triple_jump.avi") as reader:
-        info = reader.info
-    table = lund_fixations(files, (info.height, info.width), info.fps, frames=info.frames)
-    assert set(table.observer.tolist()) == set(range(6))
-    assert table.outside / (table.outside + len(table.frame)) < 0.05
-    assert np.median(np.diff(np.unique(table.frame))) == 1
 
 
 # -- silent sets and images --------------------------------------------------------------------------------

@@ -177,11 +177,7 @@ class OpenGazeVideo(OpenItem):
         """The sound of a separate file, of the video, or of a VRS recording; None where there is none."""
         if self._sound and isinstance(self.frames, AriaRecording):
             return self.frames.sound(self._rate)
-        if not self._sound or self.item.audio is None:
-            return None
-        from avsal.io.audio import AudioStream
-
-        return AudioStream(self.item.audio, rate=self._rate)
+        return super().audio
 
     def sound(self, segment: Segment, seconds: float, rate: int) -> tuple[Tensor, int, bool]:
         """Return the first `seconds` of a segment's sound, its samples per second, and whether there is any.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from avsal.data.windows import nearest
 from avsal.errors import DataError
 
 FloatArray = NDArray[np.float64]
@@ -148,12 +149,7 @@ class GazeTable:
             )
         if len(times):
             self.check_clock(float(times[0]), float(times[-1]), max_gap)
-        after = np.clip(np.searchsorted(self.time, times), 1, max(len(self) - 1, 1))
-        if len(self) == 1:
-            index = np.zeros(len(times), dtype=np.int64)
-        else:
-            # Halfway between two samples the earlier one counts: it was known first.
-            index = np.where(times - self.time[after - 1] <= self.time[after] - times, after - 1, after)
+        index = nearest(self.time, times)
         return np.where(np.abs(self.time[index] - times) <= max_gap + 1e-9, index, -1)
 
 

@@ -1,10 +1,9 @@
-"""Recordings as the eye tracker left them: DIEM's event files, Lund 2013's labelled samples."""
+"""DIEM's event files: recordings as the eye tracker left them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsal.data.fixations import FixationTable, default_sigma
-from avsal.data.matfile import load_mat
 from avsal.data.readers import PointAnnotation
 from avsal.errors import ConfigError, DataError
 
@@ -20,8 +18,6 @@ Eyes = Literal["mean", "left", "right", "both"]
 
 #: DIEM showed its videos in the middle of a screen of this (width, height).
 DIEM_SCREEN = (1280, 960)
-#: Lund 2013: labels that hold the eye on something (fixation, smooth pursuit).
-LUND_LOOKING = (1, 4)
 _SIZE = re.compile(r"_(\d{2,5})x(\d{2,5})$")
 
 
@@ -100,87 +96,3 @@ def open_diem_events(
     frame, points = (np.concatenate(column) for column in zip(*parts, strict=True))
     table = FixationTable.build(frame, points[:, 0], points[:, 1], observer, size)
     return PointAnnotation(table, sigma or default_sigma(size))
-
-
-@dataclass(frozen=True)
-class LundSamples:
-    """Samples of one observer with hand labels.
-
-    Attributes:
-        time: (n,) seconds from the first sample.
-        x: (n,) screen pixels from the left, NaN where lost.
-        y: (n,) screen pixels from the top.
-        label: (n,) 1 fixation, 2 saccade, 3 post-saccadic oscillation, 4 smooth pursuit, 5 blink, 6 undefined.
-        screen: (H, W) of the screen.
-    """
-
-    time: NDArray[np.float64]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    label: NDArray[np.int64]
-    screen: tuple[int, int]
-
-
-def read_lund(path: Path) -> LundSamples:
-    """Read a `*_labelled_<annotator>.mat` of Lund 2013 (`ETdata.pos`: time in us, pupils, gaze in pixels, label).
-
-    Raises:
-        DataError: the file is not one.
-    """
-    content = load_mat(path).get("ETdata")
-    pos = content.get("pos") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or not isinstance(pos, np.ndarray) or pos.ndim != 2 or pos.shape[1] != 6:
-        raise DataError(f"{path}: no 'ETdata.pos' with six columns, as Lund 2013 files have.")
-    rate = float(content.get("sampFreq", 500))
-    stamps = pos[:, 0].astype(np.float64)
-    # Some files count samples instead of microseconds, or repeat stamps: then the rate is the clock.
-    steady = len(stamps) > 1 and np.median(np.diff(stamps)) > 100
-    time = (stamps - stamps[0]) * 1e-6 if steady else np.arange(len(pos)) / rate
-    x, y = pos[:, 3].astype(np.float64), pos[:, 4].astype(np.float64)
-    lost = (x == 0) & (y == 0)
-    width, height = (int(v) for v in np.asarray(content.get("screenRes", (1024, 768))).ravel()[:2])
-    return LundSamples(
-        time,
-        np.where(lost, np.nan, x),
-        np.where(lost, np.nan, y),
-        pos[:, 5].astype(np.int64),
-        (height, width),
-    )
-
-
-def lund_fixations(
-    files: Sequence[Path],
-    size: tuple[int, int],
-    fps: float,
-    *,
-    placement: Literal["fit", "centre"] = "fit",
-    labels: Sequence[int] = LUND_LOOKING,
-    frames: int | None = None,
-) -> FixationTable:
-    """Return where the observers of one clip looked, frame by frame.
-
-    Each observer has one point for a frame: the median of the samples of that frame that carry a looking label.
-    The publication does not state how the clips were placed on the screen.
-
-    Args:
-        files: one file for each observer.
-        size: (H, W) of the clip.
-        fps: its rate.
-        placement: "fit" scales the clip to the screen, "centre" shows it pixel for pixel in the middle.
-        labels: labels that count; fixations and pursuit by default (saccades are dropped).
-        frames: number of frames of the clip.
-    """
-    rows: list[tuple[float, float, float, int]] = []
-    for observer, path in enumerate(files):
-        samples = read_lund(path)
-        height, width = samples.screen
-        scale = min(width / size[1], height / size[0]) if placement == "fit" else 1.0
-        x = (samples.x - (width - size[1] * scale) / 2) / scale
-        y = (samples.y - (height - size[0] * scale) / 2) / scale
-        frame = np.floor(samples.time * fps + 1e-6).astype(np.int64)
-        keep = np.isin(samples.label, labels) & np.isfinite(x) & np.isfinite(y)
-        for k in np.unique(frame[keep]):
-            here = keep & (frame == k)
-            rows.append((float(k), float(np.median(x[here])), float(np.median(y[here])), observer))
-    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    return FixationTable.build(table[:, 0], table[:, 1], table[:, 2], table[:, 3], size, frames)

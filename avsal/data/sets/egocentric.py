@@ -22,7 +22,6 @@ from avsal.data.gaze.segments import (
     read_untracked,
     segments_of,
 )
-from avsal.data.loading import EpochSampler, ShareSampler
 from avsal.data.module import SaliencyDataModule, Split, in_split
 from avsal.data.readers import OpenVideo
 from avsal.errors import AvsalError, ConfigError, DataError
@@ -279,16 +278,9 @@ class GazeDataModule(SaliencyDataModule, ABC):
         """Return the files of a split."""
         return self.gaze_segments(split)[1]
 
-    def setup(self, stage: str) -> None:
-        """Find the segments of a stage, and read one clip of each split, so that errors come before training."""
-        splits: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-        }
-        for split in splits.get(stage, ("test",)):
-            self.gaze_segments(split)
-            self._dataset(split, train=split == "train")[0]
+    def _try(self, split: Split) -> None:
+        """Read one clip of a split."""
+        self._dataset(split, train=split == "train")[0]
 
     def _dataset(self, split: Split, *, train: bool) -> GazeClips:
         segments, items, which = self.gaze_segments(split)
@@ -336,20 +328,13 @@ class GazeDataModule(SaliencyDataModule, ABC):
 
     def train_dataloader(self) -> Any:
         """Return the training loader."""
-        dataset = self.train_dataset()
-        rank, world = self._ranks()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world)
-        drop = len(sampler) >= self.batch_size
         return self._loader(
-            dataset, sampler=sampler, batch_size=self.batch_size, collate_fn=collate_gaze, drop_last=drop
+            self.train_dataset(), shuffle=True, batch_size=self.batch_size, collate_fn=collate_gaze
         )
 
     def _eval_loader(self, split: Split) -> Any:
-        dataset = self.eval_dataset(split)
-        rank, world = self._ranks()
-        sampler = ShareSampler(len(dataset), rank=rank, world_size=world)
         return self._loader(
-            dataset, sampler=sampler, batch_size=self.eval_batch_size, collate_fn=collate_gaze
+            self.eval_dataset(split), shuffle=False, batch_size=self.eval_batch_size, collate_fn=collate_gaze
         )
 
 

@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from avsal.data.fixations import FixationTable, IntArray, distinct
 from avsal.data.frames import fitting_size, resize_frames
 from avsal.data.items import Annotation, VideoItem
-from avsal.data.loading import ClipLoader, EpochSampler, Sample, collate
+from avsal.data.loading import ClipLoader, Sample, collate
 from avsal.data.module import SaliencyDataModule, Split, in_split
 from avsal.data.readers import PointAnnotation, still_item
 from avsal.data.sets.salicon import OTHERS
@@ -355,9 +355,7 @@ class PhotosDataModule(SaliencyDataModule):
             self.photos, self.spec, self.batch_size, seed=self.seed, flip=self.flip,
             low_epochs=self.low_epochs, jitter=self.jitter,
         )  # fmt: skip
-        rank, world = self._ranks()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world)
-        return self._loader(dataset, sampler=sampler, batch_size=None)
+        return self._loader(dataset, shuffle=True, batch_size=None)
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,7 @@ class SynthAVDataModule(LayoutDataModule):
         """Generate the set if it is not there yet; several processes may call this at once."""
         if self._generate:
             assert self.root is not None
-            s = self.synth
-            generate(
-                self.root, clips=s.clips, seed=s.seed, seconds=s.seconds, observers=s.observers,
-                difficulty=s.difficulty, ego=s.ego,
-            )  # fmt: skip
+            generate(self.root, **asdict(self.synth))
 
     def _packed(self, split: Split) -> list[VideoItem]:
         """Return the chosen conditions' clips of a pack, if `root` is one."""

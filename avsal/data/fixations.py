@@ -32,7 +32,7 @@ def density_from_fixations(
     The Gaussians are neither cut off nor mirrored at the border (their tails leave the picture).
 
     Args:
-        points: (N, 2) row and column in pixels; a point stands for the middle of its pixel. Duplicates add up.
+        points: (N, 2) row and column in pixels; a point is the middle of its pixel. Duplicates add up.
         size: (H, W) of the map.
         sigma: standard deviation in pixels, one for both axes or (vertical, horizontal).
 
@@ -65,7 +65,7 @@ class FixationTable:
         observer: (N,) int64, -1 where unknown.
         size: (H, W) of the grid.
         outside: samples that were dropped because they lay outside the picture.
-        dropped: (reason, rows) of all that was left out, where the source tells.
+        dropped: (reason, rows) of all that was left out, where the source gives reasons.
     """
 
     frame: IntArray

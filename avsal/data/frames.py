@@ -1,4 +1,4 @@
-"""From decoded frames to network input: resize, crop and normalise as a `ClipSpec` says.
+"""From decoded frames to network input: resize, crop and normalise as a `ClipSpec` defines.
 
 Whole-video prediction and training read frames through this one class, so that both see the same pixels.
 """

@@ -45,7 +45,7 @@ class Frames(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close what is open."""
         ...
 
 
@@ -232,7 +232,7 @@ class OpenItems:
 
     def __getitem__(self, index: int) -> OpenItem:
         if self._process != os.getpid():
-            # Letting go of decoders that were forked would wait for threads that the child does not have.
+            # Freeing decoders that were forked would wait for threads that the child does not have.
             _INHERITED.append(self._open)
             self._open, self._process = OrderedDict(), os.getpid()
         found = self._open.pop(index, None)

@@ -1,4 +1,4 @@
-"""From samples to batches: collating, samplers that know ranks and epochs, a loader that can be resumed."""
+"""From samples to batches: collating, samplers for ranks and epochs, a loader that can be resumed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _pad(lists: list[list[Tensor]], width: int) -> Tensor:
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffled (epoch, index) keys of one rank, so that a worker knows the epoch without being told.
+    """Shuffled (epoch, index) keys of one rank, so that a worker gets the epoch with the index.
 
     Every rank gets equally many; the last ones are filled from the start where the number does not divide.
 

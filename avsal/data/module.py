@@ -41,8 +41,8 @@ class SaliencyDataModule(L.LightningDataModule):
         val_stride: distance of the frames scored in validation; 1 scores every frame.
         test_stride: the same for test.
         coverage: "full" scores every frame in test; "authors" those that the paper's authors scored.
-        negatives: give the negatives of shuffled AUC in test.
-        strict: stop at the first video that cannot be read; otherwise skip it, and say so at the end.
+        negatives: whether test batches hold the negatives of shuffled AUC.
+        strict: stop at the first video that cannot be read; otherwise skip it and warn at the end.
         swap_sound: give every test video the sound of another one of its set (see `swapped_sound`).
         limit: use only the first so many videos of each split, for a quick look.
         spec: the clip to deliver; taken from the model when it trains or tests.
@@ -316,7 +316,7 @@ class SaliencyDataModule(L.LightningDataModule):
         return loader
 
     def teardown(self, stage: str) -> None:
-        """Say once which videos were skipped."""
+        """Warn once of the videos that were skipped."""
         for loader in self._loaders:
             self.left_out.update(loader.skipped)
         self._loaders.clear()

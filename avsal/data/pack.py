@@ -260,7 +260,7 @@ def _item(path: Path, name: str) -> VideoItem:
     where = _Where(path, name)
     listed: int | None = None
     fps: float | None = None
-    # Where these are damaged, opening the video says so, and leaves it out.
+    # Where these are damaged, opening the video raises, and the video is left out.
     with contextlib.suppress(DataError), where.reading():
         attributes = where.group().attrs
         listed, fps = int(attributes["listed"]), float(attributes["fps"])
@@ -271,7 +271,7 @@ def _item(path: Path, name: str) -> VideoItem:
 
 @contextlib.contextmanager
 def _reading(path: str | Path, name: str) -> Iterator[None]:
-    """Turn whatever HDF5 says of a damaged video into a `DataError` that names it."""
+    """Turn HDF5's errors about a damaged video into a `DataError` that names it."""
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:

@@ -16,14 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.fixations import (
-    NO_IDS,
-    NO_POINTS,
-    FixationTable,
-    IntArray,
-    density_from_fixations,
-    distinct,
-)
+from avsal.data.fixations import NO_IDS, NO_POINTS, FixationTable, IntArray, density_from_fixations, distinct
 from avsal.data.items import Annotation, Frames, VideoItem
 from avsal.data.matfile import load_mat
 from avsal.errors import DataError
@@ -46,7 +39,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """Opens a video file; an instance is the `open_frames` of an item."""
+    """Opens a video file; an instance is an item's `open_frames`."""
 
     path: Path
     backend: str = "pyav"
@@ -294,7 +287,7 @@ class FolderAnnotation:
         return density if density.any() else None
 
     def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
-        """Return the fixated pixels of a frame; the source does not know observers."""
+        """Return the fixated pixels of a frame; the source has no observers."""
         path = self._points.get(self._number(frame))
         if path is None:
             return (NO_POINTS, NO_IDS) if self._points else None

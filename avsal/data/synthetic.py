@@ -249,7 +249,7 @@ def _texture(stream: _Stream, contrast: int) -> IntArray:
 
 
 def _mask(shape: str, dx: IntArray, dy: IntArray, r: int) -> NDArray[np.bool_]:
-    """Say which offsets (1/16 pixel) from the centre belong to a shape of radius r (1/16 pixel)."""
+    """Return which offsets (1/16 pixel) from the centre belong to a shape of radius r (1/16 pixel)."""
     ax, ay, d2 = abs(dx), abs(dy), dx * dx + dy * dy
     if shape == "disc":
         return d2 <= r * r
@@ -701,7 +701,7 @@ def generate(
 
 
 def _complete(out: Path, spec: SynthSpec) -> bool:
-    """Say whether `out` is this very set; raise if it is anything else than absent or empty."""
+    """Return whether `out` is this set; raise unless it is that, empty or absent."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     marker = out / "synthav.json"

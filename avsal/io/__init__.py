@@ -1,1 +1,1 @@
-"""Media files in and out: the only room that knows codecs. It gives no meaning to what it reads."""
+"""Media files in and out: the only package that uses codecs."""

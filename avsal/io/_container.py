@@ -1,4 +1,4 @@
-"""Opening media files: one place that knows how FFmpeg reports what is wrong with a file."""
+"""Opening media files: FFmpeg's errors become messages here."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def open_media(path: StrPath) -> InputContainer:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return FFmpeg's words for an error."""
+    """Return FFmpeg's message of an error."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text)
 
@@ -105,7 +105,7 @@ def require_video(container: InputContainer, path: StrPath) -> VideoStream:
     """Return the video stream.
 
     Raises:
-        MediaError: there is none, FFmpeg knows no decoder for it, or its pictures are too large.
+        MediaError: there is none, FFmpeg has no decoder for it, or its pictures are too large.
     """
     stream = video_stream(container)
     if stream is None:

@@ -35,7 +35,7 @@ class Table:
         fps: average frames per second.
         stamps: (n,) int64 timestamps in the stream's unit; None where a seek could not go by them.
         key: (n,) int64, index of the last key frame at or before each frame.
-        sums: (n,) int64 checksums of the frames where decoding told the table, None where the packets did.
+        sums: (n,) int64 checksums of the frames if the table was made by decoding, else None.
     """
 
     times: np.ndarray

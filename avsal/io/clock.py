@@ -85,8 +85,8 @@ class Clock:
     def _looking_ahead(self, packets: Iterator[Packet]) -> Iterator[Packet]:
         """Yield packets; decide about a track that begins before what was read already.
 
-        Either it lags behind in the file, or it is the first of a part whose clock begins anew: whether the other
-        track steps back or goes on tells (its last picture may still be in the parser).
+        Either it lags behind in the file, or it is the first of a part whose clock begins anew: the other
+        track decides it by stepping back or going on (its last picture may still be in the parser).
         """
         for packet in packets:
             self._unwrap(packet)
@@ -232,7 +232,7 @@ def _no_timestamps(container: InputContainer) -> bool:
 def frame_rate(container: InputContainer, stream: VideoStream) -> float:
     """Return the average frames per second: measured by the container, else what the codec says.
 
-    A format without timestamps has measured nothing: its demuxer's default (25) does not count where the codec knows.
+    A format without timestamps has measured nothing: its demuxer's default (25) counts after the codec's rate.
     """
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate, stream.codec_context.framerate]
     return float(

@@ -53,7 +53,7 @@ def orientation(frame: VideoFrame) -> Orientation:
         matrix = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), "<i4")  # type: ignore[typeddict-item]
     except KeyError:
         return Orientation()
-    except ValueError:  # PyAV cannot list side data of kinds that it does not know yet
+    except ValueError:  # PyAV cannot list side data of kinds that are new to it
         return Orientation(False, round(frame.rotation / 90) % 4)
     a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
     mirrored = a * d - b * c < 0

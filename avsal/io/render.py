@@ -205,7 +205,7 @@ class VideoWriter(_Writer):
             twice.
         audio_from: a file whose sound goes along (on the same time axis): copied bit by bit where the container
             allows and the sound is whole and of one kind, else encoded as AAC. A file without sound gives a video
-            without sound, and so does a sound that cannot be written; `note` says so.
+            without sound, and so does a sound that cannot be written; `note` gives the reason.
         pixel_aspect: width over height of a pixel, for players to show the picture in the source's shape.
         lossless: store the exact pixels (times are then rounded to 1 ms by Matroska).
         grey: pictures are (H, W) instead of (H, W, 3).

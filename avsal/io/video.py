@@ -56,9 +56,9 @@ class MediaInfo:
         path: the file.
         width: pixels across, after rotation.
         height: pixels down, after rotation.
-        fps: average frames per second; the nominal rate where the container does not know the average.
+        fps: average frames per second; the nominal rate where the container does not give the average.
         frames: number of frames that the container announces, None if it does not. Not always exact.
-        duration: seconds of the video stream, else of the whole file; None if the container does not know.
+        duration: seconds of the video stream, else of the whole file; None if the container does not give it.
         rotation: degrees, counter-clockwise, by which the stored picture is turned for display.
         mirrored: whether it is mirrored left to right before that.
         pixel_aspect: width over height of a pixel of the upright picture.
@@ -92,7 +92,7 @@ class Frame:
     Attributes:
         index: 0-based number in order of presentation.
         time: seconds on the axis shared with the sound.
-        duration: seconds that the picture is shown, None if the container does not say.
+        duration: seconds that the picture is shown, None if the container does not give it.
         image: (H, W, 3) uint8 RGB, C-contiguous, turned and mirrored for display.
         corrupt: the decoder met damaged data in this picture or in one that it depends on.
     """
@@ -172,8 +172,8 @@ class VideoStream(Closing):
         self._stream = require_video(self._container, self.path)
         self._family = container_family(self._container)
         self._steady = self._stream.codec_context.codec.canonical_name in ONE_TO_ONE and self._family != "avi"
-        # Threads that each decode a frame drop frames without a word where data is damaged; then (and where that
-        # could not be told) the decoder works frame by frame.
+        # Threads that each decode a frame drop frames silently where data is damaged; then (and where that
+        # cannot be detected) the decoder works frame by frame.
         pixels = self._stream.codec_context.width * self._stream.codec_context.height
         self._threads = threads and self._steady and pixels <= _THREADED
         self._stream.thread_type = ThreadType.AUTO if self._threads else ThreadType.SLICE

@@ -20,7 +20,7 @@ from avsal.data.gaze.tables import FIXATION, OUTSIDE, UNTRACKED, GazeTable, read
 from avsal.errors import DataError, MediaError
 
 FloatArray = NDArray[np.float64]
-#: Metres along the line of sight where the table does not know the depth (Project Aria's own default).
+#: Metres along the line of sight where the table has no depth (Project Aria's own default).
 DEPTH = 1.0
 
 
@@ -101,7 +101,7 @@ class AriaRecording:
     @cached_property
     def _turned(self) -> bool:
         """Whether the stored pictures lie on their side."""
-        # projectaria_tools before 2.0 knows the first generation only, and does not tell.
+        # projectaria_tools before 2.0 supports the first generation only and does not report it.
         version = getattr(self.provider, "get_device_version", None)
         return version is None or version().name == "Gen1"
 
@@ -215,7 +215,7 @@ class AriaRecording:
         return out
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.__dict__.pop("provider", None)
         self.__dict__.pop("_camera", None)
 
@@ -272,5 +272,5 @@ class AriaSound:
         return out
 
     def close(self) -> None:
-        """Let go of the waveform."""
+        """Free the waveform."""
         self.__dict__.pop("_waveform", None)

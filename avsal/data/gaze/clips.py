@@ -194,7 +194,7 @@ class OpenGazeVideo(OpenItem):
 
 @dataclass(frozen=True)
 class OpenVrs:
-    """Opens a VRS recording; an instance is the `open_frames` of an item."""
+    """Opens a VRS recording; an instance is an item's `open_frames`."""
 
     path: Path
 

@@ -17,7 +17,7 @@ from avsal.errors import DataError
 
 #: Seconds per unit of time.
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-#: Rates in Hz that eye trackers record at; the spacing of samples tells the time unit from them.
+#: Rates in Hz that eye trackers record at; the time unit is inferred from the spacing of the samples.
 RATES = (5.0, 2000.0)
 
 
@@ -55,7 +55,7 @@ def read_clock(
 
     Args:
         record: the table.
-        dialect: whose it is.
+        dialect: the export that the table is.
         columns: of the time, the frame and the duration.
         numbers: the columns, by their place.
         observer: (n,) who looked.

@@ -1,9 +1,9 @@
 """The files that eye trackers write: their dialects in one table, and their cells.
 
-A dialect is known by the names of its columns. Names are compared in lower case without blanks and punctuation, and
-without a unit of time at their end: `Gaze point X [MCS norm]` is `gazepointxmcsnorm`. What the columns mean is taken
-from the makers' documentation (Tobii Pro Lab and Studio, Pupil Core, Pupil Cloud, EyeLink Data Viewer and ASC,
-Gazepoint, SMI BeGaze and IDF text, PsychoPy ioHub).
+A dialect is recognised by its columns' names, compared in lower case without blanks, punctuation and a unit of time at
+their end: `Gaze point X [MCS norm]` is `gazepointxmcsnorm`. What the columns mean is taken from the makers'
+documentation (Tobii Pro Lab and Studio, Pupil Core, Pupil Cloud, EyeLink Data Viewer and ASC, Gazepoint, SMI BeGaze
+and IDF text, PsychoPy ioHub).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _pair(
 
 @dataclass(frozen=True)
 class Dialect:
-    """One export of one maker; `marks` are sets of columns each of which tells it."""
+    """One export of one maker; `marks` are sets of columns, each of which identifies it."""
 
     tracker: str
     marks: tuple[tuple[str, ...], ...]
@@ -93,7 +93,7 @@ _TOBII = tuple(
 _BLINKS = (("leftinblink", "zero"), ("rightinblink", "zero"))
 _PUPIL_TIME = ("canonicaltimestamp", "gazetimestamp", "eyetimestamp", "starttimestamp", "timestamp")
 
-#: Earlier rows win. A table that none of them tells, or that has no point of theirs, is read as a plain one.
+#: Earlier rows win. A table that matches none of them, or has no coordinates of theirs, is read as a plain one.
 DIALECTS = (
     Dialect(
         "psychopy", (("loggedtime",), ("experimentid", "eventid")),

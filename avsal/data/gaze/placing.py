@@ -40,7 +40,7 @@ def find_origin(record: Record, source: Source, unit: str | None) -> str:
 
 
 def guess_centred(record: Record, x: FloatArray, y: FloatArray) -> Units:
-    """Tell pixels from other units by coordinates that count from the centre, or refuse."""
+    """Return "pixels" for centred coordinates that can be nothing else, or raise."""
     values = np.abs(np.concatenate([x, y]))
     if np.isfinite(values).any() and np.nanquantile(values, 0.95) > 30:
         return "pixels"
@@ -177,7 +177,7 @@ def check_inside(record: Record, x: FloatArray, y: FloatArray, unit: str, origin
 
 
 def guess_units(path: Path, x: FloatArray, y: FloatArray, size: tuple[float, float] | None) -> Units:
-    """Tell normalised from pixel coordinates by their values, or refuse."""
+    """Return whether coordinates are normalised or pixels by their values; raise where they may be either."""
     values = np.concatenate([x, y])
     values = values[np.isfinite(values)]
     if len(values) == 0:

@@ -35,7 +35,7 @@ class Protocol:
         estimation_last: estimation is tested on the last frames of a segment instead of the first.
         saccade: movement per frame that is a saccade, in pixels of `grid`.
         grid: (width, height) in pixels that the movement is measured on.
-        untracked: (x, y) that stands for gaze that is not known.
+        untracked: (x, y) of frames without known gaze.
         thresholds: the list in which the adaptive F1 of anticipation looks (see `avsal.metrics.gaze_thresholds`).
     """
 

@@ -179,7 +179,7 @@ class Sheet:
         return ~known | (values == 0) if rule == "zero" else known & (values > 0)
 
     def _validity(self, column: int, values: FloatArray) -> str:
-        """Tell Tobii's codes (0 is valid) from a flag (1 is valid), or refuse."""
+        """Return "tobii" (0 is valid), "true" or "zero" by a column's values; raise where they fit both."""
         seen = set(values[np.isfinite(values)].tolist())
         if len(seen) <= 1:
             return "true" if seen == {1.0} else "zero" if seen == {0.0} else "tobii"
@@ -270,7 +270,7 @@ def open_sheet(path: Path, known: Known | None = None) -> Sheet:
 
     Args:
         path: the file.
-        known: says of a column's key and name whether its cells are wanted; None keeps all.
+        known: returns whether the cells of a column (its key and name) are wanted; None keeps all.
 
     Raises:
         DataError: it cannot be read, has no header, or a row is longer than it.

@@ -50,11 +50,11 @@ def read_gaze_table(
 ) -> GazeTable:
     """Read a gaze recording: a table with a header (CSV, TSV, Parquet), an EyeLink ASC or a PsychoPy HDF5 file.
 
-    Known by their columns: the exports of `importers.DIALECTS`, Aria MPS (`tracking_timestamp_us`, `yaw_rads_cpf`, …;
+    The columns tell the format: those of `importers.DIALECTS`, Aria MPS (`tracking_timestamp_us`, `yaw_rads_cpf`, …;
     all generations), Ego4D and CSTS frame labels (`frame`, `x`, `y`, `gaze_type`), plain `time`/`frame`, `x`, `y`,
-    `observer`. Samples at exactly (0, 0) from a corner, or with a missing coordinate, count as lost; columns that say
-    "this is no gaze" are honoured. Pixels and shares that no column name speaks of are refused where they stay above
-    or to the left of the middle of the picture.
+    `observer`. Samples at exactly (0, 0) from a corner, or with a missing coordinate, count as lost; columns that mark
+    rows as no gaze are honoured. Pixels and shares without a unit in their column's name are refused where they stay
+    above or to the left of the middle of the picture.
 
     Args:
         path: the file.
@@ -284,7 +284,7 @@ class _Reader:
             fails = ~self.flag(column, rule)
             reason[fails & (reason == "")] = name
             if name not in _MOVING:
-                # What was lost anyway is counted as what the tracker says about it.
+                # What was lost anyway is counted as what the tracker reports.
                 reason[fails & (reason == "lost")] = name
                 x[fails] = y[fails] = np.nan
         kinds = self.movements(dialect, reason)

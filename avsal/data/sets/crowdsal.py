@@ -30,7 +30,7 @@ def read_fixation_json(path: Path, size: tuple[int, int]) -> FixationTable:
         size: (H, W) of the saliency video.
 
     Returns:
-        Fixations on that grid; observers are not known. Points are taken as (row, column); a file whose
+        Fixations on that grid; observers are unknown. Points are taken as (row, column); a file whose
         points only fit as (x, y) is read as such.
 
     Raises:

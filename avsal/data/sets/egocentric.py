@@ -243,7 +243,7 @@ class GazeDataModule(SaliencyDataModule, ABC):
         for whole in (clips.parent / "missing_audio", waves):
             if (found := whole / f"{segment.video}.wav").is_file():
                 return found, float(segment.start), False
-        # One clip tells for its recording: opening every clip of a list would take minutes.
+        # One clip is checked for each recording: opening every clip of a list would take minutes.
         if segment.video not in self._audible:
             self._audible[segment.video] = _has_sound(path)
         return path, 0.0, not self._audible[segment.video]
@@ -339,7 +339,7 @@ class GazeDataModule(SaliencyDataModule, ABC):
 
 
 def _has_sound(path: Path) -> bool:
-    """Return whether a video has a sound track; one that cannot be read is told elsewhere."""
+    """Return whether a video has a sound track; a file that cannot be read is reported elsewhere."""
     from avsal.io.video import probe
 
     try:
@@ -357,7 +357,7 @@ def _has_microphone(vrs: OpenVrs) -> bool:
 
 
 def _duration(item: GazeVideo) -> float:
-    """Return the seconds of a recording from its container, or from its frames where that does not say."""
+    """Return the seconds of a recording from its container, or from its frames where that gives none."""
     if isinstance(item.open_frames, OpenVideo):
         from avsal.io.video import probe
 

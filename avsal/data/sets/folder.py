@@ -38,7 +38,7 @@ def table_to_fixations(table: GazeTable, times: np.ndarray, size: tuple[int, int
         Fixations on the video's pixels, with the rows that were left out counted by reason.
 
     Raises:
-        DataError: nothing is left; the message says why.
+        DataError: nothing is left; the message gives the reasons.
     """
     if table.kind != "points":
         raise DataError(f"{table.path}: gaze angles need a camera model; give points on the picture.")
@@ -130,7 +130,7 @@ class FolderDataModule(SaliencyDataModule):
         val_fraction: share of the videos that validates, without `splits`.
         test_fraction: share of the videos that is tested, without `splits`.
         sigma: Gaussian of the density in pixels; 1/30 of the width by default (about one degree on a screen).
-        tracker: whose export the gaze files are, "auto" to tell it by their columns.
+        tracker: the software that wrote the gaze files, "auto" to recognise it by their columns.
         time_unit: unit of the times, "auto" to recognise it.
         units: unit of the coordinates, "auto" to recognise it.
         origin: where y is 0, "auto" as the tracker counts, else the top.

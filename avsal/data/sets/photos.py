@@ -259,7 +259,7 @@ class PhotosDataModule(SaliencyDataModule):
         clip_step: seconds between those frames.
         low_epochs: epochs at half the height and width before those at the network's own size.
         jitter: strength of the changes of colour.
-        first_fixations: keep each viewing's first fixation in training; it says where the last picture's centre was.
+        first_fixations: keep each viewing's first fixation in training; it shows where the eye was before.
         options: see `SaliencyDataModule`.
     """
 

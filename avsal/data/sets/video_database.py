@@ -145,7 +145,7 @@ def read_points_npy(path: Path) -> list[NDArray[np.float64]]:
 
 
 def open_points_npy(path: Path, video: Path, sigma: float | None = None) -> PointAnnotation:
-    """Return the points of MVVA's `<id>.npy` of one video; observers are not known."""
+    """Return the points of MVVA's `<id>.npy` of one video; observers are unknown."""
     from avsal.io.video import probe
 
     points = read_points_npy(path)

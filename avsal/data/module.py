@@ -359,8 +359,12 @@ def _held_out(names: Sequence[str], fraction: float) -> set[str]:
     count = round(len(names) * fraction)
     if fraction > 0 and len(names) > 1:
         count = max(1, count)
-    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(ranked[:count])
+    return set(sorted(names, key=hash_of)[:count])
+
+
+def hash_of(name: str) -> str:
+    """Return the key by which videos are dealt: an order without meaning, the same on every machine."""
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def swapped_sound(items: Sequence[VideoItem]) -> list[VideoItem]:

@@ -28,8 +28,8 @@ class Clock:
     Attributes:
         time: (n,) seconds; NaN where they are not known.
         frame: (n,) 0-based frame numbers, None without.
-        unit: of the file's times, None without.
-        guessed: the unit was seen from the spacing alone.
+        time_unit: of the file's times, None without.
+        time_guessed: the unit was seen from the spacing alone.
         duration: (n,) seconds that a row lasts, None for samples.
         by_frame: the frame numbers count, not the times.
         reason: (n,) why a row cannot be placed, "" where it can.
@@ -37,8 +37,8 @@ class Clock:
 
     time: FloatArray
     frame: NDArray[np.int64] | None
-    unit: str | None
-    guessed: bool
+    time_unit: str | None
+    time_guessed: bool
     duration: FloatArray | None
     by_frame: bool
     reason: NDArray[Any]

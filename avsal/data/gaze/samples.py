@@ -93,6 +93,11 @@ class GazeTable:
             found.update(str(reason) for reason in self.reason if reason)
         return dict(found)
 
+    def take(self, rows: NDArray[np.int64]) -> GazeTable:
+        """Return the table with these rows in this order."""
+        columns = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **columns)
+
     def shifted(self, seconds: float) -> GazeTable:
         """Return the table on a clock whose zero is `seconds` later."""
         return replace(self, time=self.time - seconds)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.gaze.clocks import Clock, read_clock
+from avsal.data.gaze.clocks import read_clock
 from avsal.data.gaze.importers import CHECKS, KEYS, MOVEMENTS, OBSERVERS, PLAIN, Dialect, Source, recognise
 from avsal.data.gaze.options import Reading
 from avsal.data.gaze.placing import find_origin, guess_centred, guess_units, place
@@ -143,48 +143,30 @@ class _Reader:
         reason = np.where((clock.reason != "") & (reason == ""), clock.reason, reason)
         nowhen = np.isin(clock.reason, ("no time", "no frame number"))
         x, y = np.where(nowhen, np.nan, x), np.where(nowhen, np.nan, y)
-        return self.table(
-            clock, x, y, unit, kinds, observer, numbers.get(depth) if depth is not None else None, reason
-        )
-
-    def table(
-        self,
-        clock: Clock,
-        x: FloatArray,
-        y: FloatArray,
-        unit: str,
-        kinds: NDArray[np.int64] | None,
-        observer: NDArray[np.int64] | None,
-        depth: FloatArray | None,
-        reason: NDArray[Any],
-    ) -> GazeTable:
-        """Return the rows in order of time, once their clock was compared with the video's."""
-        record = self.record
+        found = GazeTable(
+            record.path, x=x, y=y, kind="angles" if unit in ("radians", "degrees") else "points", gaze_type=kinds,
+            observer=observer, depth=numbers.get(depth) if depth is not None else None, units=unit,
+            skipped=tuple(record.skipped.items()), notes=tuple(record.notes), **{**vars(clock), "reason": reason},
+        )  # fmt: skip
         key = clock.time if np.isfinite(clock.time).all() else clock.frame
         assert key is not None
-        order = np.argsort(key, kind="stable")
+        return self.compared(found.take(np.argsort(key, kind="stable")))
 
-        def sort(column: NDArray[Any] | None) -> Any:
-            return None if column is None else column[order]
-
-        found = GazeTable(
-            record.path, clock.time[order], x[order], y[order],
-            "angles" if unit in ("radians", "degrees") else "points",
-            sort(clock.frame), sort(kinds), sort(observer), sort(depth), unit, clock.unit, clock.guessed, sort(reason),
-            sort(clock.duration), clock.by_frame, tuple(record.skipped.items()), tuple(record.notes),
-        )  # fmt: skip
-        if isinstance(record.frame_times, np.ndarray):
-            try:
-                found.check_clock(float(record.frame_times[0]), float(record.frame_times[-1]))
-            except DataError as error:
-                during = [
-                    f"{text[:30]!r} at {at / 1e3:.3f} s"
-                    for at, text in record.sheet.messages
-                    if not text.startswith("!") and found.time[0] - 1 <= at / 1e3 <= found.time[-1]
-                ]
-                shown = during[:12]
-                words = ", ".join(shown)
-                raise DataError(f"{error}{f' Its messages: {words}.' if shown else ''}") from error
+    def compared(self, found: GazeTable) -> GazeTable:
+        """Return the table if its clock can be the video's; the error names the recording's messages."""
+        times = self.record.frame_times
+        if not isinstance(times, np.ndarray):
+            return found
+        try:
+            found.check_clock(float(times[0]), float(times[-1]))
+        except DataError as error:
+            during = [
+                f"{text[:30]!r} at {at / 1e3:.3f} s"
+                for at, text in self.record.sheet.messages
+                if not text.startswith("!") and found.time[0] - 1 <= at / 1e3 <= found.time[-1]
+            ]
+            messages = f" Its messages: {', '.join(during[:12])}." if during else ""
+            raise DataError(f"{error}{messages}") from error
         return found
 
     # Which columns and rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from avsal.data.fixations import NO_POINTS, IntArray, distinct
 from avsal.data.items import VideoItem
 from avsal.data.matfile import load_mat
-from avsal.data.module import SaliencyDataModule, Split, in_split
+from avsal.data.module import SaliencyDataModule, Split, hash_of, in_split
 from avsal.data.readers import IMAGE_SUFFIXES, read_map, still_item
 from avsal.errors import DataError
 
@@ -108,7 +107,7 @@ class Entry(NamedTuple):
 
 def with_others(entries: Sequence[Entry]) -> list[VideoItem]:
     """Return the items of images; the negatives of each come from other images, chosen by name."""
-    ranked = sorted(entries, key=lambda entry: hashlib.sha256(entry.name.encode()).hexdigest())
+    ranked = sorted(entries, key=lambda entry: hash_of(entry.name))
     items = {}
     for place, entry in enumerate(ranked):
         near = (ranked[(place + k) % len(ranked)] for k in range(1, min(OTHERS + 1, len(ranked))))

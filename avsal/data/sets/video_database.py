@@ -7,7 +7,6 @@ points for each frame. The rate of a video is its container's: the .mat stores 2
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,7 +20,7 @@ from avsal.data.fixations import FixationTable, default_sigma
 from avsal.data.items import VideoItem
 from avsal.data.layout import fold_list, read_fold_list
 from avsal.data.matfile import load_mat
-from avsal.data.module import SaliencyDataModule, Split
+from avsal.data.module import SaliencyDataModule, Split, hash_of
 from avsal.data.readers import PointAnnotation, find_video, size_and_times, video_item
 from avsal.errors import ConfigError, DataError
 from avsal.npy import read_npy
@@ -222,17 +221,13 @@ class FixdataDataModule(SaliencyDataModule):
             found = {e.name: split for split, path in lists.items() if path for e in read_fold_list(path)}
             parts = {name: found.get(name, found.get(name.lstrip("0"), "")) for name in names}
             if not lists["val"]:
-                training = sorted((n for n in names if parts[n] == "train"), key=_rank)
+                training = sorted((n for n in names if parts[n] == "train"), key=hash_of)
                 parts |= dict.fromkeys(training[: max(1, len(training) // 10)], "val")
             return parts
-        scenes = sorted({self.same_scene.get(name, name) for name in names}, key=_rank)
+        scenes = sorted({self.same_scene.get(name, name) for name in names}, key=hash_of)
         number = {scene: k % self.folds for k, scene in enumerate(scenes)}
         split = {self.fold - 1: "test", self.fold % self.folds: "val"}
         return {name: split.get(number[self.same_scene.get(name, name)], "train") for name in names}
-
-
-def _rank(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def locate_video(root: Path, name: str) -> Path | None:

@@ -113,7 +113,7 @@ def seen_part(height: int, width: int, spec: ClipSpec) -> tuple[float, float, fl
 
 
 class FramePreprocessor:
-    """Turn uint8 RGB frames into the float32 frames that a network eats.
+    """Turn uint8 RGB frames into a network's float32 input.
 
     Args:
         spec: the network's clip specification (size, resize policy, mean and std).

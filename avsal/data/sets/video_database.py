@@ -7,7 +7,7 @@ points for each frame. The rate of a video is its container's: the .mat stores 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -156,7 +156,7 @@ def open_points_npy(path: Path, video: Path, sigma: float | None = None) -> Poin
     return PointAnnotation(table, sigma or default_sigma(size))
 
 
-class FixdataDataModule(SaliencyDataModule):
+class VideoDatabaseModule(SaliencyDataModule):
     """Base of the data sets that come with `video_database.mat`.
 
     Where the folder has `fold_lists/<set>_list_{train,test}_<fold>_fps.txt` they are used. Otherwise the
@@ -189,20 +189,23 @@ class FixdataDataModule(SaliencyDataModule):
             raise ConfigError(f"fold={fold} of folds={folds}: at least three folds, and 1 <= fold <= folds.")
         self.fold, self.folds, self.sigma = fold, folds, sigma
 
-    def all_items(self) -> list[VideoItem]:
-        """Return every video of the set, in order."""
-        root = self.require_root()
+    def annotated(self, root: Path) -> Iterator[tuple[str, Path | None, Callable[..., PointAnnotation]]]:
+        """Yield each video's name, its file (None if there is none) and the function that opens its annotation."""
         database = root / self.database
         if not database.is_file():
             raise DataError(f"{database} is missing; {self._where()}")
-        items = []
         for name in read_video_database(database).names:
-            video = locate_video(root, name)
+            yield name, locate_video(root, name), partial(open_fixdata, database, name)
+
+    def all_items(self) -> list[VideoItem]:
+        """Return every video of the set, in order."""
+        root, items = self.require_root(), []
+        for name, video, opened in self.annotated(root):
+            title = f"{self.set_name}/{name}"
             if video is None:
-                self.leave_out(f"{self.set_name}/{name}: no video file {name}.* in {root} or its folders.")
-                continue
-            annotation = partial(open_fixdata, database, name, video, self.sigma)
-            items.append(video_item(f"{self.set_name}/{name}", video, annotation))
+                self.leave_out(f"{title}: no video file {name}.* in {root} or its folders.")
+            else:
+                items.append(video_item(title, video, partial(opened, video=video, sigma=self.sigma)))
         return items
 
     def _where(self) -> str:
@@ -239,7 +242,7 @@ def locate_video(root: Path, name: str) -> Path | None:
     return None
 
 
-class HEVC33DataModule(FixdataDataModule):
+class HEVC33DataModule(VideoDatabaseModule):
     """HEVC-33: 33 silent test sequences of video coding, 32 observers each, cross-validated by scene."""
 
     name = "hevc33"
@@ -254,56 +257,44 @@ class HEVC33DataModule(FixdataDataModule):
     }
 
 
-class FindWhoDataModule(FixdataDataModule):
+class FindWhoDataModule(VideoDatabaseModule):
     """FindWho: 65 multi-face clips with sound, 39 observers."""
 
     name = "findwho"
     set_name = "FindWho"
 
 
-class MVVADataModule(FixdataDataModule):
+class MVVADataModule(VideoDatabaseModule):
     """MVVA: 300 multi-face clips with sound, 34 observers; `video_database.mat` or one `.npy` for each video."""
 
     name = "mvva"
     set_name = "MVVA"
 
-    def all_items(self) -> list[VideoItem]:
-        """Return every video that has an annotation."""
-        root = self.require_root()
+    def annotated(self, root: Path) -> Iterator[tuple[str, Path | None, Callable[..., PointAnnotation]]]:
+        """Yield the videos of the .mat file or, without it, of the `.npy` files."""
         folder = root / "all_videos_all_frames_fixation"
         if (root / self.database).is_file() or not folder.is_dir():
-            return super().all_items()
-        items = []
+            yield from super().annotated(root)
+            return
         for path in sorted(folder.glob("*.npy")):
-            video = locate_video(root, path.stem)
-            if video is None:
-                self.report(f"MVVA/{path.stem}: no video file in {root}.")
-                continue
-            annotation = partial(open_points_npy, path, video, self.sigma)
-            items.append(video_item(f"MVVA/{path.stem}", video, annotation))
-        return items
+            yield path.stem, locate_video(root, path.stem), partial(open_points_npy, path)
 
 
-class LEDOVDataModule(FixdataDataModule):
+class LEDOVDataModule(VideoDatabaseModule):
     """LEDOV: 538 silent videos, 32 observers; one folder for each with the video and `Data.mat`."""
 
     name = "ledov"
     set_name = "LEDOV"
 
-    def all_items(self) -> list[VideoItem]:
-        """Return every folder that has a `Data.mat` and a video."""
-        root = self.require_root()
+    def annotated(self, root: Path) -> Iterator[tuple[str, Path | None, Callable[..., PointAnnotation]]]:
+        """Yield the videos of the .mat file or, without it, of the folders with a `Data.mat`."""
         if (root / self.database).is_file():
-            return super().all_items()
-        items = []
-        for path in sorted(root.glob("**/Data.mat")):
+            yield from super().annotated(root)
+            return
+        found = sorted(root.glob("**/Data.mat"))
+        if not found:
+            raise DataError(f"{root}: no folder with a Data.mat and its video; {self._where()}")
+        for path in found:
             name = path.parent.name
             video = find_video(path.parent, name) or locate_video(root, name)
-            if video is None:
-                self.report(f"LEDOV/{name}: no video file in {path.parent}.")
-                continue
-            annotation = partial(open_data_mat, path, video, self.sigma)
-            items.append(video_item(f"LEDOV/{name}", video, annotation))
-        if not items:
-            raise DataError(f"{root}: no folder with a Data.mat and its video; {self._where()}")
-        return items
+            yield name, video, partial(open_data_mat, path)

@@ -77,58 +77,44 @@ def read_fold_list(path: Path) -> list[ListEntry]:
 def fold_list(root: Path, name: str, split: str, fold: int | None) -> Path | None:
     """Return the list of a set's split, with the fold's number or (DIEM) without; None if there is none."""
     folder = root / "fold_lists"
-    candidates = [f"{name}_list_{split}_{fold}_fps.txt"] if fold is not None else []
-    candidates.append(f"{name}_list_{split}_fps.txt")
-    for candidate in candidates:
-        if (folder / candidate).is_file():
-            return folder / candidate
-    return None
+    suffixes = [f"_{fold}", ""] if fold is not None else [""]
+    candidates = [folder / f"{name}_list_{split}{suffix}_fps.txt" for suffix in suffixes]
+    return next((path for path in candidates if path.is_file()), None)
 
 
-@dataclass(frozen=True)
-class OpenLayoutAnnotation:
-    """Opens the annotation of one video of the layout.
+def open_layout_annotation(
+    folder: Path,
+    images: Path | None = None,
+    video: Path | None = None,
+    size: tuple[int, int] | None = None,
+    sigma: float | None = None,
+) -> Annotation:
+    """Return the ground truth of one video of the layout.
 
-    Attributes:
+    Args:
         folder: `annotations/<set>/<video>`.
         images: the folder of the frames, whose numbers count, where there are frames.
         video: the video, for the size of the grid of `fixations.csv`.
         size: (H, W) of that grid where it is known.
         sigma: Gaussian of the densities made from `fixations.csv`, in pixels.
     """
+    points = folder / "fixations.csv"
+    if not points.is_file() or (folder / "maps").is_dir():
+        return FolderAnnotation(folder, images=images)
+    if size is None:
+        if video is None:
+            raise DataError(f"{points}: the size of the picture is not known without the video.")
+        from avsal.io.video import probe
 
-    folder: Path
-    images: Path | None = None
-    video: Path | None = None
-    size: tuple[int, int] | None = None
-    sigma: float | None = None
-
-    def __call__(self) -> Annotation:
-        """Return the annotation of the folder."""
-        points = self.folder / "fixations.csv"
-        if not points.is_file() or (self.folder / "maps").is_dir():
-            return FolderAnnotation(self.folder, images=self.images)
-        size = self.size
-        if size is None:
-            if self.video is None:
-                raise DataError(f"{points}: the size of the picture is not known without the video.")
-            from avsal.io.video import probe
-
-            info = probe(self.video)
-            size = (info.height, info.width)
-        return PointAnnotation(read_fixations(points, size), self.sigma or default_sigma(size))
+        info = probe(video)
+        size = (info.height, info.width)
+    return PointAnnotation(read_fixations(points, size), sigma or default_sigma(size))
 
 
-@dataclass(frozen=True)
-class OpenGazeTrack:
-    """Opens `gaze.csv`: frame, time, x, y, gaze_type."""
-
-    path: Path
-
-    def __call__(self) -> NDArray[np.float64]:
-        """Return (n, 4) time, x, y, gaze type."""
-        columns = read_csv(self.path)
-        return np.stack([columns[name] for name in ("time", "x", "y", "gaze_type")], 1)
+def read_gaze_track(path: Path) -> NDArray[np.float64]:
+    """Read `gaze.csv` (frame, time, x, y, gaze_type) as (n, 4) time, x, y, gaze type."""
+    columns = read_csv(path)
+    return np.stack([columns[name] for name in ("time", "x", "y", "gaze_type")], 1)
 
 
 def read_layout(
@@ -163,7 +149,7 @@ def read_layout(
     items = []
     for entry in read_fold_list(listed):
         try:
-            items.append(layout_item(root, name, entry, marker))
+            items.append(_layout_item(root, name, entry, marker))
         except AvsalError as error:
             if strict:
                 raise
@@ -172,12 +158,7 @@ def read_layout(
     return items
 
 
-def layout_item(root: Path, name: str, entry: ListEntry, marker: dict[str, Any] | None = None) -> VideoItem:
-    """Return one listed video.
-
-    Raises:
-        DataError: neither its frames nor its video file, or no annotation, is there.
-    """
+def _layout_item(root: Path, name: str, entry: ListEntry, marker: dict[str, Any]) -> VideoItem:
     frames = root / "video_frames" / name / entry.name
     video = find_video(root / "video" / name, entry.name)
     annotation = root / "annotations" / name / entry.name
@@ -186,18 +167,17 @@ def layout_item(root: Path, name: str, entry: ListEntry, marker: dict[str, Any] 
     if not annotation.is_dir():
         raise DataError(f"{name}/{entry.name}: no annotation folder {annotation}.")
     wav = root / "video_audio" / name / entry.name / f"{entry.name}.wav"
-    marker = marker or {}
     size = (int(marker["size"][0]), int(marker["size"][1])) if "size" in marker else None
-    gaze = annotation / "gaze.csv"
+    gaze, images = annotation / "gaze.csv", None if video else frames
     return VideoItem(
         f"{name}/{entry.name}",
         entry.frames,
         entry.fps,
         OpenVideo(video) if video is not None else partial(FrameFolder, frames, entry.fps),
-        OpenLayoutAnnotation(annotation, None if video else frames, video, size, marker.get("sigma")),
+        partial(open_layout_annotation, annotation, images, video, size, marker.get("sigma")),
         wav if wav.is_file() else video,
-        OpenGazeTrack(gaze) if gaze.is_file() else None,
-        files=tuple(p for p in (video or frames, annotation) if p is not None),
+        partial(read_gaze_track, gaze) if gaze.is_file() else None,
+        files=(video or frames, annotation),
     )
 
 

@@ -184,8 +184,8 @@ class _Writer(Closing):
             self._file = None
         self._target.discard()
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        if kind is None:
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
             self.close()
         else:
             self.abort()

@@ -95,8 +95,8 @@ class GazeTable:
 
     def take(self, rows: NDArray[np.int64]) -> GazeTable:
         """Return the table with these rows in this order."""
-        columns = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return replace(self, **columns)
+        columns = {k: v[rows] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return GazeTable(**{**vars(self), **columns})
 
     def shifted(self, seconds: float) -> GazeTable:
         """Return the table on a clock whose zero is `seconds` later."""

@@ -110,8 +110,7 @@ def check(
     Raises:
         DataError: the folder is not a data set.
     """
-    from avsal.data.check import as_json, table
-    from avsal.data.check import check as check_module
+    from avsal.data.check import as_json, check as check_module, table
     from avsal.files import write_text
 
     module = _module(folder, dataset, fold, recordings, reading)

@@ -1,5 +1,3 @@
 """What `avsal.inference` offers, with its types; `__init__.py` imports each name on first use."""
 
-from .video import FrameMap as FrameMap
-from .video import VideoPrediction as VideoPrediction
-from .video import predict_video as predict_video
+from .video import FrameMap as FrameMap, VideoPrediction as VideoPrediction, predict_video as predict_video

@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from avsal.metrics import crowdsal
-from avsal.metrics import functional as fn
+from avsal.metrics import crowdsal, functional as fn
 from avsal.metrics.inputs import Comparison, Constant, Empty, Maps, MetricInputError, Points
 from avsal.metrics.resize import Filter, Pipeline
 

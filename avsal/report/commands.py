@@ -51,8 +51,7 @@ def leaderboard(
     from avsal.report.measured import Board, board
     from avsal.report.published import METRICS, cells
     from avsal.report.render import output
-    from avsal.report.tables import chosen
-    from avsal.report.tables import leaderboard as tables_of
+    from avsal.report.tables import chosen, leaderboard as tables_of
 
     keys = {key: key for key, _ in METRICS.values()} | {
         label.casefold(): key for label, (key, _) in METRICS.items()

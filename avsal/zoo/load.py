@@ -19,11 +19,17 @@ from avsal.checkpoints.file import (
     read_checkpoint,
     read_config,
     read_safetensors,
+    save_pretrained as save_pretrained,
 )
-from avsal.checkpoints.file import save_pretrained as save_pretrained
 from avsal.checkpoints.hub import fetch_from_hub
-from avsal.checkpoints.registry import Checkpoint, HubSource, PackagedSource, entries, find
-from avsal.checkpoints.registry import register as register
+from avsal.checkpoints.registry import (
+    Checkpoint,
+    HubSource,
+    PackagedSource,
+    entries,
+    find,
+    register as register,
+)
 from avsal.checkpoints.words import all_failed, describe
 from avsal.errors import AvsalError, WeightsError
 from avsal.files import cache_folder, locked, redact, sha256_of

@@ -8,8 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from avsal.data.windows import WindowPlanner, scored_frames, segments, window_at
 from avsal.errors import ConfigError

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import rankdata
 from torch import Tensor
 
-from avsal.metrics import functional as F
-from avsal.metrics import random_frames_negatives, video_negatives
+from avsal.metrics import functional as F, random_frames_negatives, video_negatives
 from avsal.metrics.inputs import MetricInputError
 
 SIZES = st.tuples(st.integers(2, 9), st.integers(2, 9))

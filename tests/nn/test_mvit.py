@@ -91,8 +91,7 @@ def test_the_encoder_equals_pytorchvideos_with_its_weights(theirs: nn.Module) ->
 
 def torchvision_mvit(dim: int = 16) -> nn.Module:
     """torchvision's `mvit_v1_b` with narrower layers and smaller frames."""
-    from torchvision.models.video.mvit import MSBlockConfig
-    from torchvision.models.video.mvit import MViT as TorchvisionMViT
+    from torchvision.models.video.mvit import MSBlockConfig, MViT as TorchvisionMViT
 
     settings, heads, width = [], 1, dim
     for index in range(16):

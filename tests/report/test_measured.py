@@ -356,8 +356,7 @@ def test_every_registry_checkpoint_of_a_paper_belongs_to_one_of_its_systems() ->
 def test_published_rows_agree_with_the_registry() -> None:
     """Two files hold the papers' numbers; they were typed independently."""
     from avsal.checkpoints.registry import entries
-    from avsal.report.published import METRICS as LABELS
-    from avsal.report.published import PERCENT
+    from avsal.report.published import METRICS as LABELS, PERCENT
 
     compared = 0
     for name, entry in entries().items():

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from avsal.errors import ConfigError
 from avsal.losses import correlation, kl_divergence, similarity
 from avsal.models.base import (
+    S3DNetwork,
     SaliencyModule,
-    SaliencyNetwork,
-    WindowRunner,
     check_multiple,
     choice,
     cosine_schedule,
@@ -33,8 +32,7 @@ from avsal.models.base import (
 )
 from avsal.nn.aspp import ASPP
 from avsal.nn.lip import LIP
-from avsal.nn.s3d import MEAN, STD, S3DFeatures, pad_to_stride
-from avsal.nn.s3d_windows import S3DWindows
+from avsal.nn.s3d import MEAN, STD, S3DFeatures
 from avsal.nn.soundnet import SoundNet
 from avsal.nn.state import freeze
 from avsal.nn.waveform import windowed_excerpt
@@ -397,7 +395,7 @@ class Decoder(nn.Module):
 # -- the network ---------------------------------------------------------------------------------------
 
 
-class AVRSP(SaliencyNetwork):
+class AVRSP(S3DNetwork):
     """AVRSP; the defaults are the paper's full model.
 
     Args:
@@ -531,30 +529,21 @@ class AVRSP(SaliencyNetwork):
             return None
         return windowed_excerpt(waveform, audio_length, has_audio, samples=self.audio_samples)
 
-    def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
-        """Return logits (B, 1, H, W) of the last frame.
+    @property
+    def heads(self) -> Sequence[nn.Module]:
+        """ASPP and LIP of each map."""
+        return list(self.stages)
 
-        Args:
-            video: (B, 3, frames, H, W) normalised.
-            audio_input: (B, S), or with axes of length one beside S; None is silence.
+    def decode(
+        self, stages: list[Tensor], audio_input: Tensor | None, size: tuple[int, int]
+    ) -> SaliencyOutput:
+        """Return logits (B, 1, H, W) of the last frame (see `S3DNetwork.decode`).
 
-        Returns:
-            The maps; with RAVF `aux["Ret_A"]` and `aux["Ret_V"]` (B, blocks, heads, T_a, T, h, w), the
-            retention scores of every visual position for every moment of sound, unbounded without `norm_tokens`;
-            `aux["coarse"]` (B, 1, h, w), the logits of F_av^0's own map, of a network that has one.
+        `audio_input` is (B, S), or with axes of length one beside S. With RAVF, `aux["Ret_A"]` and `aux["Ret_V"]`
+        (B, blocks, heads, T_a, T, h, w) hold the retention scores of every visual position for every moment of sound,
+        unbounded without `norm_tokens`; `aux["coarse"]` (B, 1, h, w) the logits of F_av^0's own map, of a network that
+        has one.
         """
-        self.check_clip(video)
-        maps = self.encoder(pad_to_stride(video))
-        stages = [layer(value) for layer, value in zip(self.stages, maps, strict=True)]
-        return self.fuse(stages, audio_input, (video.shape[-2], video.shape[-1]))
-
-    def check_clip(self, video: Tensor) -> None:
-        """Raise a ConfigError for a clip of another number of frames."""
-        if video.shape[2] != self.spec.frames:
-            raise ConfigError(f"The clip has {video.shape[2]} frames; this network takes {self.spec.frames}.")
-
-    def fuse(self, stages: list[Tensor], audio_input: Tensor | None, size: tuple[int, int]) -> SaliencyOutput:
-        """Return the output for the four stages after LIP, shallow to deep, and the sound."""
         x = list(reversed(stages))
         fused, aux = x[0], {}
         if self.audiovisual:
@@ -581,29 +570,6 @@ class AVRSP(SaliencyNetwork):
         # Table IV's fourth pair: nothing lies below to gate, X'_0 is the sum.
         logits = self.decoder(hats[0] + fused if self.pairs == 4 else fused, outputs)
         return self.output(logits[..., : size[0], : size[1]], aux)
-
-    def window_runner(self) -> WindowRunner:
-        """Return a runner that takes S3D slices and pooled maps over from earlier windows of the video."""
-        return AVRSPRunner(self)
-
-
-class AVRSPRunner(WindowRunner):
-    """Runs AVRSP over a video's windows, with exact reuse of S3D, ASPP and LIP between them."""
-
-    network: AVRSP
-
-    def __init__(self, network: AVRSP) -> None:
-        super().__init__(network)
-        self.windows = S3DWindows(network.encoder, list(network.stages))
-
-    def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
-        """Return what `network.core` returns, in eval mode from reused slices."""
-        network = self.network
-        if network.training or torch.is_grad_enabled():
-            return network.core(video, audio_input)
-        network.check_clip(video)
-        stages = self.windows(pad_to_stride(video), frame_ids)
-        return network.fuse(stages, audio_input, (video.shape[-2], video.shape[-1]))
 
 
 # -- training ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -19,6 +19,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
+from avsal.nn.s3d import S3DFeatures, pad_to_stride
+from avsal.nn.s3d_windows import S3DWindows
 from avsal.nn.state import check_finite, entries_of, make_room, random_layers
 from avsal.types import Activation, Batch, ClipSpec, Coverage, SaliencyOutput
 
@@ -156,6 +158,74 @@ class SaliencyNetwork(nn.Module):
     def output(self, logits: Tensor, aux: Mapping[str, Tensor] | None = None) -> SaliencyOutput:
         """Wrap `logits` (B, T_out, h, w) with this network's activation and temperature."""
         return SaliencyOutput(logits, self.activation, self.temperature, dict(aux or {}))
+
+
+class S3DNetwork(SaliencyNetwork):
+    """A network that decodes the four maps of S3D; reuse between windows comes with it.
+
+    A subclass sets `encoder` and defines `decode`, and `heads` where layers without temporal extent follow the maps.
+    """
+
+    encoder: S3DFeatures
+
+    @property
+    def heads(self) -> Sequence[nn.Module]:
+        """For each of the four maps, a module from (B, C, T, h, w) to (B, C', T, h', w') that works frame by frame."""
+        return [nn.Identity()] * 4
+
+    def decode(
+        self, stages: list[Tensor], audio_input: Tensor | None, size: tuple[int, int]
+    ) -> SaliencyOutput:
+        """Return the output for what the heads give.
+
+        Args:
+            stages: the four maps (B, C_i, T_i, h_i, w_i), shallow to deep.
+            audio_input: as in `core`.
+            size: (height, width) of the clip, before it was padded to S3D's stride.
+        """
+        raise ConfigError(f"{type(self).__name__} defines no decode().")
+
+    def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
+        """Return the maps for normalised clips (see `decode` for the extras).
+
+        Args:
+            video: (B, 3, frames, H, W) normalised; padded with zeros to multiples of 32 inside.
+            audio_input: what `frontend` returns; None is silence.
+
+        Raises:
+            ConfigError: the clip has another number of frames.
+        """
+        return self._run(video, audio_input, self._stages)
+
+    def _stages(self, video: Tensor) -> list[Tensor]:
+        return [head(maps) for head, maps in zip(self.heads, self.encoder(video), strict=True)]
+
+    def _run(
+        self, video: Tensor, audio_input: Tensor | None, stages: Callable[[Tensor], list[Tensor]]
+    ) -> SaliencyOutput:
+        if video.shape[2] != self.spec.frames:
+            raise ConfigError(f"The clip has {video.shape[2]} frames; this network takes {self.spec.frames}.")
+        return self.decode(stages(pad_to_stride(video)), audio_input, (video.shape[-2], video.shape[-1]))
+
+    def window_runner(self) -> WindowRunner:
+        """Return a runner that takes slices of S3D and of the heads over from earlier windows of the video."""
+        return S3DRunner(self)
+
+
+class S3DRunner(WindowRunner):
+    """Runs an `S3DNetwork` over a video's windows, with exact reuse of S3D and the heads between them."""
+
+    network: S3DNetwork
+
+    def __init__(self, network: S3DNetwork) -> None:
+        super().__init__(network)
+        self.windows = S3DWindows(network.encoder, network.heads)
+
+    def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
+        """Return what `network.core` returns, in eval mode from reused slices."""
+        if self.network.training or torch.is_grad_enabled():
+            return self.network.core(video, audio_input)
+        return self.network._run(video, audio_input, lambda padded: self.windows(padded, frame_ids))
 
 
 class SaliencyModule(L.LightningModule):

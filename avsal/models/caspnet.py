@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from avsal.errors import ConfigError
 from avsal.losses import correlation, kl_divergence, similarity
 from avsal.models.base import (
+    S3DNetwork,
     SaliencyModule,
-    SaliencyNetwork,
-    WindowRunner,
     check_multiple,
     choice,
     cosine_schedule,
@@ -40,8 +39,7 @@ from avsal.models.base import (
 from avsal.nn.aspp import ASPP
 from avsal.nn.avim import AVIM
 from avsal.nn.cpc import PredictiveCoding
-from avsal.nn.s3d import MEAN, STD, S3DFeatures, pad_to_stride
-from avsal.nn.s3d_windows import S3DWindows
+from avsal.nn.s3d import MEAN, STD, S3DFeatures
 from avsal.nn.state import freeze
 from avsal.nn.vggish import PATCH_SAMPLES, SAMPLE_RATE, LogMel, SmallAudioNet, VGGish
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
@@ -200,7 +198,7 @@ class BilinearFusion(nn.Module):
         return torch.einsum("boi,bithw->bothw", mixing, visual) + self.bilinear.bias[:, None, None, None]
 
 
-class CASPNet(SaliencyNetwork):
+class CASPNet(S3DNetwork):
     """CASP-Net; the defaults are the paper's full model, V+A+I_Linear+C.
 
     Args:
@@ -342,34 +340,18 @@ class CASPNet(SaliencyNetwork):
             return None
         return self.log_mel(self.log_mel.excerpt(waveform.float(), audio_length, has_audio))
 
-    def core(self, video: Tensor, audio_input: Tensor | None = None) -> SaliencyOutput:
-        """Return logits (B, 1, H, W) of frame `frames // 2`.
+    @property
+    def heads(self) -> Sequence[nn.Module]:
+        """ASPP of each map."""
+        return list(self.aspp)
 
-        Args:
-            video: (B, 3, frames, H, W) normalised.
-            audio_input: (B, 1, 96, 64) log-mel; None is silence.
+    def decode(
+        self, stages: list[Tensor], audio_input: Tensor | None, size: tuple[int, int]
+    ) -> SaliencyOutput:
+        """Return logits (B, 1, H, W) of frame `frames // 2` (see `S3DNetwork.decode`).
 
-        Returns:
-            The maps; `aux["cpc_error"]` (B, iterations, layers + 1) holds the prediction errors of
-            predictive coding at each iteration, level 0 first, the comparison with the sound last.
-        """
-        self.check_clip(video)
-        maps = self.encoder(pad_to_stride(video))
-        stages = [aspp(value) for aspp, value in zip(self.aspp, maps, strict=True)]
-        return self.fuse(stages, audio_input, (video.shape[-2], video.shape[-1]))
-
-    def check_clip(self, video: Tensor) -> None:
-        """Raise a ConfigError for a clip of another number of frames."""
-        if video.shape[2] != self.spec.frames:
-            raise ConfigError(f"The clip has {video.shape[2]} frames; this network takes {self.spec.frames}.")
-
-    def fuse(self, stages: list[Tensor], audio_input: Tensor | None, size: tuple[int, int]) -> SaliencyOutput:
-        """Return the output for the four stages after ASPP and the sound.
-
-        Args:
-            stages: (B, channels, T_i, h_i, w_i), shallow to deep.
-            audio_input: (B, 1, 96, 64) or None.
-            size: (height, width) of the clip before padding.
+        `audio_input` is a log-mel patch (B, 1, 96, 64). `aux["cpc_error"]` (B, iterations, layers + 1) holds the
+        prediction errors of predictive coding at each iteration, level 0 first, the comparison with the sound last.
         """
         aux: dict[str, Tensor] = {}
         if self.audiovisual:
@@ -394,34 +376,11 @@ class CASPNet(SaliencyNetwork):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.audio_encoder not in self.frozen):
             return self.audio_encoder(audio_input)
 
-    def window_runner(self) -> WindowRunner:
-        """Return a runner that takes S3D slices and ASPP maps over from earlier windows of the video."""
-        return CASPNetRunner(self)
-
 
 def _decoder(name: str, channels: int, steps: Sequence[int], growth: int, width: int) -> nn.Module:
     if name == "sal":
         return SalDecoder(channels, steps, growth, width)
     return FCNDecoder(channels, steps) if name == "fcn" else UNetDecoder(channels, steps)
-
-
-class CASPNetRunner(WindowRunner):
-    """Runs CASP-Net over a video's windows, with exact reuse of S3D and ASPP between them."""
-
-    network: CASPNet
-
-    def __init__(self, network: CASPNet) -> None:
-        super().__init__(network)
-        self.windows = S3DWindows(network.encoder, list(network.aspp))
-
-    def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
-        """Return what `network.core` returns, in eval mode from reused slices."""
-        network = self.network
-        if network.training or torch.is_grad_enabled():
-            return network.core(video, audio_input)
-        network.check_clip(video)
-        stages = self.windows(pad_to_stride(video), frame_ids)
-        return network.fuse(stages, audio_input, (video.shape[-2], video.shape[-1]))
 
 
 # -- training ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -42,8 +42,9 @@ from avsal.nn.imagesaliency import (
     PyramidEncoder,
     rename_image_encoder,
 )
-from avsal.nn.motion import CAFFE2, build_motion_encoder, motion_class, unwrap
+from avsal.nn.motion import CAFFE2, S3DMotion, build_motion_encoder, motion_class, unwrap
 from avsal.nn.s3d import torchvision_name
+from avsal.nn.s3d_windows import S3DWindows
 from avsal.nn.state import entries_of, freeze, load_exact
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
@@ -326,7 +327,13 @@ class MSPI(SaliencyNetwork):
         return self.integrate(video, image, audio, av_loss=self.compute_av_loss)
 
     def integrate(
-        self, video: Tensor, image: Features, audio: Tensor | None, *, av_loss: bool = False
+        self,
+        video: Tensor,
+        image: Features,
+        audio: Tensor | None,
+        *,
+        av_loss: bool = False,
+        motion: Callable[[Tensor], Sequence[Tensor]] | None = None,
     ) -> SaliencyOutput:
         """Run the motion stream and the decoder on streams that are there already.
 
@@ -335,6 +342,7 @@ class MSPI(SaliencyNetwork):
             image: per-frame maps of the still-image stream, each (B, 16, …); empty without that stream.
             audio: (B, D, 9, 4), or None.
             av_loss: also compute `aux["loss_av"]`.
+            motion: takes the place of the motion encoder.
         """
         if video.shape[2] != FRAMES:
             raise ConfigError(f"MSPI sees clips of {FRAMES} frames, not {video.shape[2]}.")
@@ -342,7 +350,7 @@ class MSPI(SaliencyNetwork):
             small = F.interpolate(video.transpose(1, 2).flatten(0, 1), self.motion_size, mode="area")
             video = small.unflatten(0, (len(video), FRAMES)).transpose(1, 2)
         self.motion_encoder.check_size(*video.shape[3:])
-        maps = list(self.motion_encoder(video))
+        maps = list((motion or self.motion_encoder)(video))
         aux: dict[str, Tensor] = {}
         if audio is not None:
             fused: Fused = self.fusion(maps[3], audio)
@@ -409,8 +417,8 @@ class MSPIWindowRunner(WindowRunner):
     """Exact reuse between windows of one video.
 
     The still-image stream looks at frames one by one: each frame id passes it once, and its maps (138 kB at
-    224x224) are kept while windows may need them. Equal sounds (a video without a sound track has one) pass
-    the audio encoder once. The loss-only projectors do not run.
+    224x224) are kept while windows may need them. An S3D as motion encoder shares its slices. Equal sounds (a video
+    without a sound track has one) pass the audio encoder once. The loss-only projectors do not run.
 
     Args:
         network: the MSPI.
@@ -425,11 +433,19 @@ class MSPIWindowRunner(WindowRunner):
         self.image_calls = 0
         self._frames: OrderedDict[int, Features] = OrderedDict()
         self._sounds: list[tuple[Tensor, Tensor]] = []
+        motion = network.motion_encoder
+        self.windows = S3DWindows(motion, [nn.Identity()] * 4) if isinstance(motion, S3DMotion) else None
 
     def __call__(self, video: Tensor, frame_ids: Tensor, audio_input: Tensor | None) -> SaliencyOutput:
         """Return the output for a batch of windows (see `WindowRunner`)."""
         audio = None if self.network.audio_encoder is None else self._audio(audio_input)
-        return self.network.integrate(video, self._image(video, frame_ids), audio)
+        windows = None if self.network.training or torch.is_grad_enabled() else self.windows
+        return self.network.integrate(
+            video,
+            self._image(video, frame_ids),
+            audio,
+            motion=None if windows is None else lambda clips: windows(clips, frame_ids),
+        )
 
     def _image(self, video: Tensor, frame_ids: Tensor) -> Features:
         if self.network.image_encoder is None:

@@ -387,9 +387,9 @@ def test_the_stem_meets_each_frame_once_and_adds_up_each_slice_once() -> None:
     for first in (0, 4, 8):
         batch = starts(*range(first, first + 4))
         runner(video[:, batch].transpose(0, 1), batch, None)
-    assert runner.windows.convolved == 12 + 15
+    assert runner.windows.computed["products"] == 12 + 15
     # Of 16 slices six touch the window's ends; the other ten are those of the frames 3 to 23.
-    assert (runner.windows.asked, runner.windows.computed) == (12 * 16, 12 * 6 + 21)
+    assert (runner.windows.asked["stem"], runner.windows.computed["stem"]) == (12 * 16, 12 * 6 + 21)
 
 
 def test_the_runner_leaves_training_and_gradients_to_the_network_and_follows_its_number_type() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from avsal.nn.resnet3d import ResNet3D
-from avsal.nn.resnet3d_windows import ResNet3DWindows, fold
+from avsal.nn.resnet3d_windows import ResNet3DWindows
+from avsal.nn.slices import fold
 
 
 def lively(network: ResNet3D) -> ResNet3D:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from avsal.errors import DataError
 
@@ -43,20 +43,34 @@ SETS = {
     "dhf1k": "DHF1K",
 }
 SIX = ("DIEM", "Coutrot1", "Coutrot2", "AVAD", "ETMD", "SumMe")
-#: The papers whose models are in avsal: what `avsal reproduce` calls them -> their name.
-PAPERS = {"stavis": "STAViS", "casp": "CASP-Net", "mspi": "MSPI", "avrsp": "AVRSP", "csts": "CSTS"}
-PAPER_NAMES = tuple(PAPERS.values())
 #: Sets whose test videos are the same in every fold.
 ONE_TEST_LIST = ("DIEM",)
-#: The tables in which a paper compares models; the others are its ablations.
-MAIN = {
-    ("STAViS", "2"), ("STAViS", "3"), ("CASP-Net", "4"), ("CASP-Net", "5"), ("AVRSP", "I"), ("AVRSP", "II"),
-    ("MSPI", "1"), ("MSPI", "2"), ("MSPI", "6"), ("CSTS", "4"), ("CSTS", "6"), ("CSTS", "7"),
-    ("NTIRE 2026", "private test"), ("DHF1K", "test set"), ("DiffSal", "second hand"),
-}  # fmt: skip
-
 #: CSTS, table 6.
 ZERO_SHOT = "Aria, anticipation, trained on Ego4D"
+
+
+@cache
+def paper_files() -> dict[str, dict[str, Any]]:
+    """Return the descriptions of the papers' tables, by the names that `avsal reproduce` gives the papers."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found = sorted((files("avsal.report") / "paper_tables").iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".yaml"): yaml.load(file.read_text(encoding="utf-8"), loader) for file in found
+    }
+
+
+#: The papers whose tables can be reproduced: what `avsal reproduce` calls them -> their names.
+PAPERS: dict[str, str] = {key: paper["name"] for key, paper in paper_files().items()}
+PAPER_NAMES = tuple(PAPERS.values())
+#: Their tables that do not compare models.
+_ABLATIONS = {
+    (paper["name"], number)
+    for paper in paper_files().values()
+    for number, table in paper["tables"].items()
+    if not (table.get("main") or table.get("leaderboard"))
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class Cell:
     @property
     def main(self) -> bool:
         """Whether it stands in a table that compares models."""
-        return (self.paper, self.table) in MAIN
+        return (self.paper, self.table) not in _ABLATIONS
 
     @property
     def board(self) -> str:
@@ -152,26 +166,3 @@ def cells() -> tuple[Cell, ...]:
         text = (files("avsal.report") / name).read_text(encoding="utf-8")
         found += read_cells(text, name)
     return tuple(found)
-
-
-def select(
-    *,
-    paper: str | None = None,
-    table: Iterable[str] | None = None,
-    data: str | None = None,
-    model: str | None = None,
-    modality: str | None = None,
-    pretraining: str | None = None,
-) -> list[Cell]:
-    """Return the published numbers that fit everything given."""
-    tables = None if table is None else set(table)
-    return [
-        cell
-        for cell in cells()
-        if (paper is None or cell.paper == paper)
-        and (tables is None or cell.table in tables)
-        and (data is None or cell.data == data)
-        and (model is None or cell.model == model)
-        and (modality is None or cell.modality == modality)
-        and (pretraining is None or cell.pretraining == pretraining)
-    ]

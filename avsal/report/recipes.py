@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avsal.errors import WeightsError
+from avsal.report.papers import SYSTEMS, System
 from avsal.report.published import SETS
-from avsal.report.systems import SYSTEMS, System
 from avsal.report.testing import Options, quiet
 
 if TYPE_CHECKING:

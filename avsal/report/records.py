@@ -13,8 +13,8 @@ from typing import Any
 from avsal.errors import AvsalError, DataError
 from avsal.evaluation.results import Results, fingerprint
 from avsal.models import class_named
+from avsal.report.papers import System, system_of
 from avsal.report.published import SETS, ZERO_SHOT
-from avsal.report.systems import System, system_of
 
 #: Entries of a results file's protocol that say how it was made, not what was measured.
 NOT_PROTOCOL = {"predictions", "format", "sound", "protocol"}

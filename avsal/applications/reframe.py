@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -150,29 +151,21 @@ def read_boxes(path: Path) -> list[Box]:
 def crop_path(
     film: Path,
     aspect: float,
+    attention: Iterable[tuple[float, FloatArray]],
     *,
-    module: SaliencyModule | None = None,
-    maps: Path | None = None,
     keep: list[Box] | None = None,
     motion: Motion | None = None,
-    stride: int = 1,
-    batch_size: int = 8,
     threshold: float = THRESHOLD,
-    tick: Tick | None = None,
 ) -> Reframed:
     """Return the path of the largest crop of a shape that keeps most attention and moves smoothly; see `paths`.
 
     Args:
         film: the file.
         aspect: width over height of the crop as displayed (pixels that are not square are taken into account).
-        module: the model whose maps count, if `maps` is not given.
-        maps: a folder of `avsal predict` for this film.
+        attention: (seconds, shares (h, w) that sum to 1), as `computed` and `saved` of `attention` give them.
         keep: boxes that stay inside the crop as far as they fit.
         motion: bounds on speed and acceleration.
-        stride: attention is computed for every which frame.
-        batch_size: windows per forward pass.
         threshold: of the detection of shot changes, 0..100.
-        tick: is told the frames done and, where known, how many there are.
 
     Raises:
         MediaError, DataError: the film, or the maps, cannot be read.
@@ -181,15 +174,9 @@ def crop_path(
     times, cuts, info, notes = _shots(film, threshold)
     shape = info.width * info.pixel_aspect / info.height
     axis, length = (1, aspect / shape) if aspect < shape else (0, shape / aspect)
-    if maps is not None:
-        attention = saved(maps)
-    elif module is not None:
-        attention = computed(module, film, stride=stride, batch_size=batch_size, tick=tick)
-    else:
-        raise ConfigError("crop_path needs a module, or maps of `avsal predict`.")
     pairs = [(time, np.concatenate([[0], np.cumsum(map_.sum(1 - axis))])) for time, map_ in attention]
     if not pairs:
-        raise DataError(f"{maps or film}: there is no map of any frame.")
+        raise DataError(f"{film}: there is no map of any frame.")
     seen = np.array([time for time, _ in pairs])
     positions = grid(min(length, 1.0))
     values = np.stack([kept(below, positions, length) for _, below in pairs])
@@ -255,10 +242,13 @@ def reframe(
     if height is not None and not 16 <= height <= 16384:
         raise ConfigError(f"height={height}: expected 16 to 16384 rows.")
     film, there = source_of(film)
-    found = crop_path(
-        film, ratio, module=module, maps=maps or there, keep=keep, motion=motion, stride=stride, batch_size=batch_size,
-        tick=tick,
-    )  # fmt: skip
+    if folder := maps or there:
+        attention = saved(folder)
+    elif module is not None:
+        attention = computed(module, film, stride=stride, batch_size=batch_size, tick=tick)
+    else:
+        raise ConfigError(f"{film}: reframe needs a module, or maps of `avsal predict`.")
+    found = crop_path(film, ratio, attention, keep=keep, motion=motion)
     found.out = out
     _write(found, ratio, height)
     write_json(out.with_suffix(".json"), found.summary())
@@ -268,7 +258,8 @@ def reframe(
 def _shots(film: Path, threshold: float) -> tuple[FloatArray, list[float], Any, list[str]]:
     """Return the times of a film's frames, the times of its cuts, what the container says, and what was lost."""
     detector = ShotDetector(threshold)
-    times, cuts = [], []
+    times: list[float] = []
+    cuts: list[float] = []
     with VideoStream(film) as stream:
         for frame in stream:
             if detector.push(frame.image, frame.time) and times:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +21,13 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from avsal.errors import ConfigError, MediaError
 from avsal.files import Partial
 from avsal.io._container import DECODE_ERRORS, Closing, StrPath, open_media
+from avsal.io.regions import Region, RegionMarker
 from avsal.io.soundtrack import COPIED, join
 
 # 1 / 90000 s represents 24, 25, 30, 30000/1001 … frames per second and whole milliseconds exactly.
 _TIME_BASE = Fraction(1, 90000)
+#: x264's options for pictures to look at.
+DISPLAY = {"preset": "veryfast", "crf": "19"}
 
 
 @lru_cache(maxsize=8)
@@ -209,6 +212,8 @@ class VideoWriter(_Writer):
         pixel_aspect: width over height of a pixel, for players to show the picture in the source's shape.
         lossless: store the exact pixels (times are then rounded to 1 ms by Matroska).
         grey: pictures are (H, W) instead of (H, W, 3).
+        codec: FFmpeg's name of the encoder; ignored with `lossless`.
+        options: the encoder's.
 
     Attributes:
         note: what became of the sound, once closed; None if it was copied, or encoded where the container asks for it.
@@ -228,6 +233,8 @@ class VideoWriter(_Writer):
         pixel_aspect: float = 1.0,
         lossless: bool = False,
         grey: bool = False,
+        codec: str = "libx264",
+        options: Mapping[str, str] = DISPLAY,
     ) -> None:
         suffix = Path(path).suffix.lower()
         if suffix not in COPIED or (lossless and suffix != ".mkv"):
@@ -237,6 +244,8 @@ class VideoWriter(_Writer):
             raise ConfigError(f"{path}: fps={fps} must be positive.")
         super().__init__(path)
         self._size, self._lossless, self._grey = size, lossless, grey
+        self._codec, self._options = codec, dict(options)
+        self._marker: RegionMarker | None = None
         self._rate = Fraction(fps).limit_denominator(1001)
         self._last = -1
         self._sound = audio_from
@@ -258,8 +267,12 @@ class VideoWriter(_Writer):
             stream.pix_fmt = "gray" if self._grey else "bgr0"
             stream.height, stream.width = height, width
         else:
-            options = {"preset": "veryfast", "crf": "19"}
-            stream = self._file.add_stream("libx264", rate=self._rate, options=options)
+            try:
+                stream = self._file.add_stream(self._codec, rate=self._rate, options=self._options)
+            except (ValueError, av.error.FFmpegError) as error:
+                raise ConfigError(
+                    f"{self.path}: this FFmpeg cannot write {self._codec} here ({error}); choose another codec."
+                ) from None
             stream.pix_fmt = "yuv420p"
             stream.height, stream.width = height + height % 2, width + width % 2
             context = stream.codec_context
@@ -270,12 +283,13 @@ class VideoWriter(_Writer):
         self._reformatter = VideoReformatter()
         return stream
 
-    def write(self, image: np.ndarray, time: float | None = None) -> None:
+    def write(self, image: np.ndarray, time: float | None = None, regions: Sequence[Region] = ()) -> None:
         """Append a picture.
 
         Args:
             image: (H, W, 3) uint8 RGB, or (H, W) uint8 with `grey`.
             time: seconds, increasing; None puts the pictures 1 / fps apart.
+            regions: parts that are encoded finer or coarser than the rest (libx264, libx265).
         """
         expected = self._size if self._grey else (*self._size, 3)
         if image.shape != expected or image.dtype != np.uint8:
@@ -298,6 +312,10 @@ class VideoWriter(_Writer):
         frame.duration = round(1 / self._rate / _TIME_BASE)
         self._last = frame.pts
         self._count += 1
+        if regions:
+            if self._marker is None:
+                self._marker = RegionMarker((frame.height, frame.width), frame.format.name, _TIME_BASE)
+            frame = self._marker(frame, regions)
         self._file.mux(self._video.encode(frame))
 
     def _finish(self) -> None:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files:predict_files"),
     "evaluate": ("score maps that any program wrote", "avsal.evaluation.maps"),
+    "reframe": (
+        "crop films to another shape around what is looked at",
+        "avsal.applications.commands:reframe",
+    ),
+    "encode": ("encode films with the bits where people look", "avsal.applications.commands:encode"),
     "data": (
         "list, fetch, check, import, pack and generate data sets",
         {

@@ -1,4 +1,4 @@
-"""What maps are good for: `reframe` crops a film to another shape around what is looked at."""
+"""What maps are used for: `reframe` crops a film around what is looked at, `encode` spends its bits there."""
 
 from lazy_loader import attach_stub
 

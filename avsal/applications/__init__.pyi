@@ -1,4 +1,6 @@
 """What `avsal.applications` offers, with its types; `__init__.py` imports each name on first use."""
 
+from .encode import Encoded as Encoded
+from .encode import encode as encode
 from .reframe import Reframed as Reframed
 from .reframe import reframe as reframe

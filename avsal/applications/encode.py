@@ -36,7 +36,7 @@ Equal = Literal["quality", "size"]
 #: Seconds for which one map of offsets holds; blocks along the picture's longer side, and their least side in pixels.
 HOLD, BLOCKS, LEAST = 0.25, 40, 16
 #: Least seconds between two frames that are compared with the source.
-APART = 0.25
+APART = 0.5
 #: What one step of the rate factor changes, about: dB, and octaves of the size; and how near is near enough.
 SLOPE = {"quality": -0.6, "size": -1 / 6}
 NEAR = {"quality": 0.05, "size": math.log2(1.01)}
@@ -138,7 +138,7 @@ class Held:
     def weights(self, time: float) -> torch.Tensor:
         """Return the (H, W) weight of every pixel, which sum to 1."""
         blocks = torch.from_numpy(self.at(time))[None, None]
-        weights = F.interpolate(blocks, self.size, mode="bilinear", align_corners=False)[0, 0].double()
+        weights = F.interpolate(blocks, self.size, mode="bilinear", align_corners=False)[0, 0]
         return weights / weights.sum()
 
 
@@ -321,5 +321,5 @@ def measure(film: Path, encoded: Path, eyes: Held) -> Quality:
 
 
 def _luma(image: np.ndarray) -> torch.Tensor:
-    """Return the (H, W) float64 luma of BT.709, 0..255, of an RGB picture."""
-    return torch.from_numpy(image).double() @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
+    """Return the (H, W) float32 luma of BT.709, 0..255, of an RGB picture."""
+    return torch.from_numpy(image).float() @ torch.tensor([0.2126, 0.7152, 0.0722])

@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
         "avsal.applications.commands:reframe",
     ),
     "encode": ("encode films with the bits where people look", "avsal.applications.commands:encode"),
+    "report": (
+        "a page about a film: when and where attention is concentrated",
+        "avsal.applications.commands:report",
+    ),
     "data": (
         "list, fetch, check, import, pack and generate data sets",
         {

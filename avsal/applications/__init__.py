@@ -1,4 +1,5 @@
-"""What maps are used for: `reframe` crops a film around what is looked at, `encode` spends its bits there."""
+"""What maps are used for: `reframe` crops a film around what is looked at, `encode` spends its bits there, `view`
+is the report."""
 
 from lazy_loader import attach_stub
 

@@ -4,3 +4,6 @@ from .encode import Encoded as Encoded
 from .encode import encode as encode
 from .reframe import Reframed as Reframed
 from .reframe import reframe as reframe
+from .viewing import Viewing as Viewing
+from .viewing import view as view
+from .viewing import write_page as write_page

@@ -1,4 +1,4 @@
-"""`avsal reframe` and `avsal encode`."""
+"""`avsal reframe`, `avsal encode` and `avsal report`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from avsal.errors import AvsalError, ConfigError
+from avsal.errors import AvsalError, ConfigError, MediaError
 from avsal.files import shown
 
 if TYPE_CHECKING:
@@ -130,6 +130,71 @@ def encode(
     return _batch(films, out, ".mp4", run, checkpoint, maps, device, quiet)
 
 
+def report(
+    *films: Path,
+    out: Path = Path("reports"),
+    checkpoint: str | None = None,
+    areas: Path | None = None,
+    against: Path | None = None,
+    stride: int = 1,
+    device: str = "auto",
+    batch_size: int = 8,
+    quiet: bool = False,
+) -> int:
+    """Write one page for each film: the overlay, when and where attention is concentrated, and all numbers.
+
+    A page needs nothing but itself. Beside it stand the numbers of every frame as CSV (and Parquet, where pyarrow is
+    installed) and the means as JSON; of several films there is an index that sorts by any column.
+
+    Args:
+        films: videos, or folders that `avsal predict` wrote.
+        out: folder of the pages; films are predicted into its folder `maps`.
+        checkpoint: a name from `avsal zoo list`, a file, a folder or a Hub repository (default: the registry's).
+        areas: CSV of areas of interest (name, left, top, right, bottom in 0..1, perhaps start, end in seconds).
+        against: another result of the one film, whose maps are compared.
+        stride: predict for every Nth frame.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: windows per forward pass.
+        quiet: no progress bar.
+
+    Returns:
+        0 if every film has a page, else 1.
+    """
+    from avsal.applications.viewing import Viewing, read_areas, view, write_index, write_page
+    from avsal.inference.files import predict_files
+
+    boxes = read_areas(areas) if areas else []
+    if against is not None and len(films) != 1:
+        raise ConfigError("--against belongs to one film; give exactly one film with it.")
+    pages: list[tuple[Viewing, Path]] = []
+
+    def run(film: Path, target: Path, module: SaliencyModule | None, tick: Any) -> str:
+        folder = film
+        if not film.is_dir():
+            (outcome,) = predict_files(
+                film, out=out / "maps", checkpoint=checkpoint or _default(), stride=stride, batch_size=batch_size,
+                quiet=quiet, module=module,
+            )  # fmt: skip
+            if outcome.folder is None:
+                raise MediaError(outcome.message or f"{film}: no result.")
+            folder = outcome.folder
+        found = view(folder, areas=boxes, against=against)
+        pages.append((found, write_page(found, target)))
+        numbers = found.summary()
+        return f"{numbers['frames']} frames, entropy {numbers['entropy']:.3f}, {numbers['cuts']} cuts"
+
+    status = _batch(films, out, ".html", run, checkpoint, None, device, quiet)
+    if len(pages) > 1:
+        print(shown(write_index(pages, out / "index.html")))
+    return status
+
+
+def _default() -> str:
+    from avsal.checkpoints.registry import default_checkpoint
+
+    return default_checkpoint("video")
+
+
 def _batch(
     films: Sequence[Path],
     out: Path,
@@ -144,7 +209,6 @@ def _batch(
     from rich.console import Console
     from rich.progress import Progress
 
-    from avsal.checkpoints.registry import default_checkpoint
     from avsal.inference.files import pick_device
     from avsal.zoo import from_pretrained
 
@@ -155,7 +219,7 @@ def _batch(
         raise ConfigError("a file as --out, and --maps, belong to one film; give exactly one film with them.")
     module = None
     if maps is None and not all(film.is_dir() for film in films):
-        module = from_pretrained(checkpoint or default_checkpoint("video")).to(pick_device(device)).eval()
+        module = from_pretrained(checkpoint or _default()).to(pick_device(device)).eval()
     targets: dict[Path, Path] = {}
     failed = 0
     with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bar:

@@ -53,8 +53,7 @@ def reframe(
         0 if every film has a result, else 1.
     """
     from avsal.applications.paths import Motion
-    from avsal.applications.reframe import read_aspect, read_boxes
-    from avsal.applications.reframe import reframe as crop
+    from avsal.applications.reframe import read_aspect, read_boxes, reframe as crop
 
     read_aspect(aspect)  # a mistake ends here, before any film
     boxes, motion = read_boxes(keep) if keep else None, Motion(speed, acceleration)

@@ -6,8 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from avsal.applications.paths import Motion, best_points, grid, kept, shot_path
 from avsal.errors import ConfigError

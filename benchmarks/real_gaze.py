@@ -7,17 +7,19 @@ fold (1 to --folds) of HEVC-33 that the clip is held out of: a cross-validated r
 checkpoint of the zoo that the label begins with, where that has seen the clips. Maps come from
 `avsal.inference.video.predict_video`, so a row is what `avsal predict` gives. Photographs are the "test" pictures of
 `photos_splits.json`, with all fixations; densities have a Gaussian of 1/30 of the width. Intervals are percentile
-bootstraps over pictures or clips. `--pictures` draws the worst predictions beside the observers' maps, without the
-pictures themselves.
+bootstraps over pictures or clips. `--pair FIRST SECOND` adds the difference of two rows over the same clips, of all of
+them, of groups of them, and each clip's. `--pictures` draws the worst predictions beside the observers' maps, without
+the pictures themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from avsal.checkpoints.registry import entries
 from avsal.data import FolderDataModule, HEVC33DataModule, PhotosDataModule
 from avsal.data.items import Annotation, VideoItem
 from avsal.files import write_text
-from avsal.inference.video import predict_video
+from avsal.inference.video import VideoPrediction, predict_video
 from avsal.losses import correlation
 from avsal.metrics.saliency import SaliencyMetrics
 from avsal.models.base import SaliencyModule
@@ -40,6 +42,17 @@ from avsal.report.statistics import Units, interval, paired, resamples
 from avsal.types import Batch, ClipSpec
 
 METRICS = ("cc", "nss", "auc_judd", "sauc", "sim")
+HEADS = {
+    "cc": "CC", "nss": "NSS", "auc_judd": "AUC-Judd", "sauc": "sAUC", "sim": "SIM", "steady": "steadiness",
+    "adjacent": "frame to frame",
+}  # fmt: skip
+#: So many adjacent frames from the middle of a clip give its frame-to-frame steadiness.
+BURST = 30
+#: The clips of HEVC-33 that show people who talk; the speaker stream's gate is trained on them.
+TALKING = (
+    "Yan", "Simo", "Male", "Female", "Lee", "Couple", "Johnny", "KristenAndSara", "FourPeople", "Vidyo1", "Vidyo3",
+    "Vidyo4",
+)  # fmt: skip
 SIZE = (72, 96)  #: of the priors' maps
 Rows = dict[str, dict[str, dict[str, float]]]  #: system -> picture or clip -> metric -> value
 Maps = Iterator[tuple[int, Tensor]]
@@ -55,6 +68,7 @@ class Part:
         train: what the fitted prior of a fold sees.
         data: names in the registry that say that a checkpoint has seen the set.
         stride: distance of the scored frames.
+        groups: names of items, by a heading, that `--pair` also compares on their own.
     """
 
     name: str
@@ -62,6 +76,7 @@ class Part:
     train: Callable[[int], Sequence[VideoItem]]
     data: tuple[str, ...]
     stride: int
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def score(item: VideoItem, video_id: int, maps: Callable[[Annotation], Maps]) -> dict[str, float]:
@@ -101,6 +116,28 @@ def predicted(module: SaliencyModule, item: VideoItem, stride: int) -> Callable[
     return maps
 
 
+def adjacent(maps: Iterator[Tensor]) -> dict[str, float]:
+    """Return "adjacent": the mean CC of each map with the next."""
+    found = list(itertools.islice(maps, BURST))
+    values = [float(correlation(one, next)) for one, next in itertools.pairwise(found)]
+    return {"adjacent": float(np.mean(values)) if values else float("nan")}
+
+
+def middle(item: VideoItem) -> int:
+    """Return the first frame of the burst in the middle of a clip."""
+    return max((item.counted().frames or 1) // 2 - BURST // 2, 0)
+
+
+def scored(module: SaliencyModule, item: VideoItem, video_id: int, stride: int) -> dict[str, float]:
+    """Score a network's maps of an item, and of a video also its frame-to-frame steadiness."""
+    found = score(item, video_id, predicted(module, item, stride))
+    if stride > 1:
+        burst = VideoPrediction(module, item.files[0], begin=middle(item))
+        found |= adjacent(result.map for result in burst)
+        burst.close()
+    return found
+
+
 def constant(module: BaselineModule, item: VideoItem, stride: int) -> Callable[[Annotation], Maps]:
     """Return what gives a prior's map for every frame."""
     prior = module.network.core(torch.zeros(1, 3, 1, *SIZE)).saliency()[0, 0]
@@ -130,9 +167,11 @@ def observers(item: VideoItem, video_id: int, stride: int) -> dict[str, float]:
         )  # fmt: skip
         module.test_step(batch, 0)
     values = metrics.compute()
+    burst = (annotation.density(frame) for frame in range(middle(item), item.counted().frames or 1))
     return {
         **{name: float(values[name]) for name in METRICS},
         "steady": float(np.mean(steady)) if steady else float("nan"),
+        **adjacent(torch.from_numpy(one) for one in burst if one is not None),
     }
 
 
@@ -161,18 +200,22 @@ def run(part: Part, checkpoints: Mapping[str, str], cached: Path) -> Rows:
     rows: Rows = json.loads(cached.read_text()) if cached.is_file() else {}
     priors = {"uniform": BaselineModule("uniform", SIZE), "centre prior": BaselineModule("centre", SIZE)}
     fits = cache(lambda fold: fitted(part.train(fold), part.stride))
+
+    def still(item: VideoItem, k: int, prior: BaselineModule) -> dict[str, float]:
+        return {**score(item, k, constant(prior, item, part.stride)), "adjacent": 1.0}
+
     systems: dict[str, Callable[[VideoItem, int, int], dict[str, float]]] = {
-        name: lambda item, k, _, m=module: score(item, k, constant(m, item, part.stride))  # type: ignore[misc]
+        name: lambda item, k, _, m=module: still(item, k, m)  # type: ignore[misc]
         for name, module in priors.items()
     }
-    systems["fitted prior"] = lambda item, k, fold: score(item, k, constant(fits(fold), item, part.stride))
+    systems["fitted prior"] = lambda item, k, fold: still(item, k, fits(fold))
     for label, source in checkpoints.items():
         if "{fold}" in source and not any(fold for _, fold in part.items):
             continue
         if seen(source, part) and any(other.startswith(label) for other in checkpoints if other != label):
             continue  # its cross-validated recipe stands for it
-        systems[label] = lambda item, k, fold, s=source: score(  # type: ignore[misc]
-            item, k, predicted(load(s.replace("{fold}", str(fold))), item, part.stride)
+        systems[label] = lambda item, k, fold, s=source: scored(  # type: ignore[misc]
+            load(s.replace("{fold}", str(fold))), item, k, part.stride
         )
     systems["half of the observers"] = lambda item, k, _: observers(item, k, part.stride)
     for name, system in systems.items():
@@ -194,15 +237,7 @@ def table(rows: Rows, against: str, columns: Sequence[str] = METRICS) -> list[st
         values = np.array([[rows[name][clip][metric]] for clip in kept])
         return Units(tuple(kept), values, np.ones_like(values))
 
-    heads = {
-        "cc": "CC",
-        "nss": "NSS",
-        "auc_judd": "AUC-Judd",
-        "sauc": "sAUC",
-        "sim": "SIM",
-        "steady": "steadiness",
-    }
-    lines = ["| maps | " + " | ".join(heads[c] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| maps | " + " | ".join(HEADS[c] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in rows:
         cells, differences = [], []
         for metric in columns:
@@ -218,6 +253,27 @@ def table(rows: Rows, against: str, columns: Sequence[str] = METRICS) -> list[st
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
         if name not in (against, "uniform", "centre prior", "fitted prior"):
             lines.append(f"| _minus {against}_ | " + " | ".join(differences) + " |")
+    return lines
+
+
+def pair_tables(rows: Rows, first: str, second: str, part: Part, columns: Sequence[str]) -> list[str]:
+    """Return the tables of one row against another, of all items and of each group."""
+    lines = []
+    names = frozenset(rows[first])
+    for heading, kept in {"": names, **part.groups}.items():
+        among = {n: {c: v for c, v in rows[n].items() if c in kept} for n in (first, second)}
+        where = f", {heading}" if heading else ""
+        lines += [f"Against {first}{where}:", "", *table(among, first, columns), ""]
+    return lines
+
+
+def item_table(rows: Rows, labels: Sequence[str]) -> list[str]:
+    """Return the lines of a table of each item's CC and NSS, for some rows."""
+    heads = [f"{label}: {HEADS[metric]}" for label in labels for metric in ("cc", "nss")]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for item in sorted(rows[labels[0]]):
+        cells = [f"{rows[label][item][metric]:.3f}" for label in labels for metric in ("cc", "nss")]
+        lines.append(f"| {item.rpartition('/')[2]} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -266,6 +322,8 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
             for k in range(1, args.folds + 1)
         }
         clips = [(item, k) for k, data in folds.items() for item in data.split_items("test")]
+        names = frozenset(item.name for item, _ in clips)
+        talking = frozenset(name for name in names if name.rpartition("/")[2] in TALKING)
         parts.append(
             Part(
                 "HEVC-33 (33 silent clips, 32 observers)",
@@ -273,6 +331,7 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
                 lambda k: [*folds[k].split_items("train"), *folds[k].split_items("val")],
                 ("HEVC-33",),
                 args.stride,
+                {"clips of talking people": talking, "the other clips": names - talking},
             )
         )
     for folder in args.folder:
@@ -298,6 +357,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hevc33", help="folder of HEVC-33")
     parser.add_argument("--folder", action="append", default=[], help="a folder of your own (docs/data.md)")
     parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument(
+        "--pair", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
+        help="labels of two rows: add the difference of the second from the first",
+    )  # fmt: skip
     parser.add_argument("--stride", type=int, default=20, help="distance of the scored frames of videos")
     parser.add_argument(
         "--work", type=Path, default=Path("out/real_gaze"), help="scores of each row, for going on"
@@ -317,21 +380,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             (f"{n} (trained on this set)" if seen(checkpoints.get(n, ""), part) else n): r
             for n, r in rows.items()
         }
-        columns = (*METRICS, "steady") if part.stride > 1 else METRICS
+        columns = (*METRICS, "steady", "adjacent") if part.stride > 1 else METRICS
         lines += [f"## {part.name}", "", *table(marked, "fitted prior", columns), ""]
         if part.stride > 1:
             lines += [
-                f"Steadiness: mean CC of maps {part.stride} frames apart; the observers' is that of all their density.",
+                f"Steadiness: mean CC of maps {part.stride} frames apart; frame to frame: of each map with the next, "
+                f"{BURST} adjacent frames from the middle of each clip. The observers' is that of all their density.",
                 "",
             ]
-            labels = [n for n in rows if n in checkpoints]
-            if len(labels) > 1:
-                lines += [
-                    f"Against {labels[-2]}:",
-                    "",
-                    *table({n: rows[n] for n in labels[-2:]}, labels[-2], columns),
-                    "",
-                ]
+        pairs = [pair for pair in args.pair if set(pair) <= set(rows)]
+        for first, second in pairs:
+            lines += pair_tables(rows, first, second, part, columns)
+        if pairs:
+            lines += [*item_table(rows, list(dict.fromkeys(itertools.chain(*pairs)))), ""]
         if args.pictures:
             label = next(n for n in reversed(list(rows)) if n in checkpoints)
             draw_worst(part, rows, label, checkpoints[label], args.pictures)

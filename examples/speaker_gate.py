@@ -1,15 +1,18 @@
 """Builds the speaker stream around a visual checkpoint and trains its gate on the talking people of HEVC-33.
 
-    python examples/speaker_gate.py HEVC33 --base CHECKPOINT --detector rfb320_face.pt --asd light_asd_ava.pt \
-        --cache FOLDER --out FOLDER [--fold-bases FOLDER]
+    python examples/speaker_gate.py HEVC33 --base mspi-lite-openfix --fold-bases "OPENFIX/fold{fold}/video" \
+        --detector rfb320_face.pt --asd light_asd_ava.pt --cache FOLDER --out OUT
 
 The gate is small: six of its numbers are trained, by KL - CC - NSS / 10 on the 12 clips of talking people, every
 clip the same weight; HEVC-33 is silent, so the two weights of the sound are not touched (docs/models/speaker.md
-says where they are from). First the base network's maps and the faces' scores of every tenth frame are stored in
+says where they are from). First the base network's maps and the faces' scores of every twelfth frame are stored in
 the cache: minutes for each clip, and what is there is kept. The training takes a minute. `--fold-bases` names the
-networks fold1 to fold4 that were trained without the clips of their fold: a map of a clip that its network has
-learnt makes the gate look useless. Before it trains on all clips the gate is cross-validated by scene family (leave
-one of three out), and the table is printed.
+networks that were trained without the clips of their fold (examples/mspi_lite_openfix.py makes them): a map of a clip
+that its network has learnt makes the gate look useless. Before it trains on all clips the gate is cross-validated by
+scene family (leave one of three out; each is in one fold), and the table is printed.
+
+Writes OUT/all, the base with the gate of all clips, and for each fold OUT/fold<k>: its base network with a gate that was
+trained without the fold's clips too.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ FAMILIES = (
     ("Vidyo1", "Vidyo3", "Vidyo4"),
 )
 TRAINED = ("strength", "rest", "slope", "down", "width", "height")
-FOLDS, STRIDE, STEPS, BATCH = 4, 10, 80, 32
+FOLDS, STEPS, BATCH = 4, 80, 32
+#: Distance of the frames that are used: whole steps of 0.08 s at 25 and 50 frames per second, half ones at 60, so that
+#: MSPI's windows share their frames.
+STRIDE = 12
 
 
 def assemble(base: SaliencyModule, detector: str, asd: str) -> SpeakerModule:
@@ -56,7 +62,7 @@ def collect(args: argparse.Namespace, clips: dict[str, Any], fold: dict[str, int
         path = args.cache / f"{name}.npz"
         if path.exists():
             continue
-        source = f"{args.fold_bases}/fold{fold[name]}" if args.fold_bases else args.base
+        source = args.fold_bases.format(fold=fold[name]) if args.fold_bases else args.base
         module = assemble(avsal.from_pretrained(source), args.detector, args.asd)
         frames, base, boxes, scores = [], [], [], []
         for result in VideoPrediction(module, item.files[0], stride=STRIDE, keep_aux=True):
@@ -145,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="the folder of HEVC-33")
     parser.add_argument("--base", required=True, help="the visual checkpoint of the result")
-    parser.add_argument("--fold-bases", help="folder of fold1 to fold4, trained without their clips")
+    parser.add_argument("--fold-bases", help="their checkpoints, with {fold} for the number, 1 to 4")
     parser.add_argument("--detector", required=True, help="RFB-320's weights")
     parser.add_argument("--asd", required=True, help="Light-ASD's weights, of AVA-ActiveSpeaker")
     parser.add_argument("--cache", type=Path, required=True)
@@ -192,11 +198,16 @@ def main() -> None:
             gain = table[:, more + column] - table[:, less + column]
             low, high = interval(resamples(len(gain)) @ gain / len(gain))
             print(f"{title}, {metric}: {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-    gate = fit(list(data.values()))
-    print({name: round(float(gate.value(name)), 3) for name in GATE})
-    module = assemble(avsal.from_pretrained(args.base), args.detector, args.asd)
-    module.network.gate.load_state_dict(gate.state_dict())
-    module.save_pretrained(args.out, dtype=torch.float16)
+    held: dict[str, set[str]] = {"all": set()}
+    if args.fold_bases:
+        held |= {f"fold{k}": {name for name in talking if fold[name] == k} for k in range(1, FOLDS + 1)}
+    for name, without in held.items():
+        gate = fit([clip for other, clip in data.items() if other not in without])
+        print(name, {key: round(gate.value(key).item(), 3) for key in GATE})
+        source = args.base if name == "all" else args.fold_bases.format(fold=name.removeprefix("fold"))
+        module = assemble(avsal.from_pretrained(source), args.detector, args.asd)
+        module.network.gate.load_state_dict(gate.state_dict())
+        module.save_pretrained(args.out / name, dtype=torch.float16)
 
 
 if __name__ == "__main__":

@@ -149,3 +149,30 @@ def test_real_gaze_scores_a_checkpoint_beside_priors_and_observers(tmp_path: Pat
     assert f"| mine | {values['mine']:.3f} [" in text
     assert "_minus fitted prior_" in text
     assert len(list((tmp_path / "worst").glob("*.png"))) == 3
+
+
+def test_real_gaze_compares_two_rows_over_all_clips_and_each_group(tmp_path: Path) -> None:
+    rows: real_gaze.Rows = {
+        "old": {f"HEVC33/{n}": {"cc": 0.1 * k, "nss": 1.0} for k, n in enumerate(("Yan", "Lee", "Traffic"))},
+        "new": {f"HEVC33/{n}": {"cc": 0.1 * k + d, "nss": 1.5} for k, (n, d) in
+                enumerate((("Yan", 0.2), ("Lee", 0.2), ("Traffic", -0.1)))},
+    }  # fmt: skip
+    groups = {"talking": frozenset({"HEVC33/Yan", "HEVC33/Lee"}), "the others": frozenset({"HEVC33/Traffic"})}
+    part = real_gaze.Part("HEVC-33", [], lambda _: [], (), 30, groups)
+    lines = real_gaze.pair_tables(rows, "old", "new", part, ("cc", "nss"))
+    found = [line.split(" | ")[1:] for line in lines if line.startswith("| _minus old_")]
+    assert [cells[0].split(" [")[0] for cells in found] == ["+0.100", "+0.200", "-0.100"]
+    assert found[1] == ["+0.200 [+0.200, +0.200]", "+0.500 [+0.500, +0.500] |"]
+    assert real_gaze.item_table(rows, ["old", "new"])[2:] == [
+        "| Lee | 0.100 | 1.000 | 0.300 | 1.500 |",
+        "| Traffic | 0.200 | 1.000 | 0.100 | 1.500 |",
+        "| Yan | 0.000 | 1.000 | 0.200 | 1.500 |",
+    ]
+
+
+def test_frame_to_frame_steadiness_is_the_correlation_of_neighbours_within_the_burst() -> None:
+    first, second = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    between = float(np.corrcoef(first.flatten(), second.flatten())[0, 1])
+    maps = [first, first, second] + [second] * 40 + [first]  # what comes after the burst does not count
+    value = real_gaze.adjacent(iter(maps))["adjacent"]
+    assert value == pytest.approx((between + real_gaze.BURST - 2) / (real_gaze.BURST - 1), abs=1e-5)

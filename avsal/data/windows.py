@@ -119,6 +119,7 @@ class WindowPlanner:
         fps: the video's average rate.
         coverage: as in `window_at`.
         stride: distance of the frames that get a window.
+        begin: no frame before this one gets a window.
 
     Attributes:
         start: first frame that gets a window.
@@ -128,10 +129,12 @@ class WindowPlanner:
         shortened: whether windows were cut to `capacity`.
     """
 
-    def __init__(self, spec: ClipSpec, fps: float, coverage: Coverage = "full", stride: int = 1) -> None:
+    def __init__(
+        self, spec: ClipSpec, fps: float, coverage: Coverage = "full", stride: int = 1, begin: int = 0
+    ) -> None:
         self.spec, self.fps, self.coverage, self.stride = spec, fps, coverage, stride
         self._rule = _rule(spec, coverage)
-        self.start = self._next = scored_frames(spec, spec.authors_shortest, coverage).start
+        self.start = self._next = max(scored_frames(spec, spec.authors_shortest, coverage).start, begin)
         self._before, self._after, _ = reach(spec, fps) if spec.step_unit == "frames" else (0, 0, 0)
         self.capacity: int | None = None
         self.first, self.shortened = 0, False
@@ -148,6 +151,8 @@ class WindowPlanner:
 
     def _ready(self, *, ended: bool) -> Iterator[Window]:
         end = self.first + len(self._times)
+        if self._next >= end:
+            self._forget(end - 1)
         while scored_frames(self.spec, end, self.coverage) and self._next < end:
             if not (ended or self._complete(end - 1)):
                 return

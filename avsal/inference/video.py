@@ -92,6 +92,7 @@ class VideoPrediction(Iterator[FrameMap]):
         coverage: Coverage = "full",
         reuse: bool = True,
         stride: int = 1,
+        begin: int = 0,
         keep_images: bool = False,
         keep_aux: bool = False,
     ) -> None:
@@ -99,6 +100,8 @@ class VideoPrediction(Iterator[FrameMap]):
 
         if batch_size < 1 or stride < 1:
             raise ConfigError(f"batch_size={batch_size} and stride={stride} are at least 1.")
+        if begin < 0:
+            raise ConfigError(f"begin={begin}: frames are counted from 0.")
         if coverage not in ("full", "authors"):
             raise ConfigError(f"coverage={coverage!r} is not known; allowed: full, authors.")
         self.module, self.path = module, Path(path)
@@ -112,7 +115,7 @@ class VideoPrediction(Iterator[FrameMap]):
         self._preprocess = FramePreprocessor(self.spec)
         self._ring: deque[_Kept] = deque()
         try:
-            self._planner = WindowPlanner(self.spec, self.fps, coverage, stride)
+            self._planner = WindowPlanner(self.spec, self.fps, coverage, stride, begin)
             network = self._network = _still(module.network)
             plain = not (reuse or network.follows_film)
             self._runner = WindowRunner(network) if plain else network.window_runner()
@@ -320,6 +323,7 @@ def predict_video(
     coverage: Coverage = "full",
     reuse: bool = True,
     stride: int = 1,
+    begin: int = 0,
     keep_images: bool = False,
     keep_aux: bool = False,
 ) -> VideoPrediction:
@@ -338,6 +342,7 @@ def predict_video(
             fewer than twice the clip's frames less one).
         reuse: take the exact reuse of work between windows where the network offers it.
         stride: predict for every `stride`-th frame only.
+        begin: index of the first frame to predict for; those before it are decoded, and windows reach back to them.
         keep_images: also hand out each frame as decoded.
         keep_aux: also hand out the network's named extras.
 
@@ -356,6 +361,7 @@ def predict_video(
         coverage=coverage,
         reuse=reuse,
         stride=stride,
+        begin=begin,
         keep_images=keep_images,
         keep_aux=keep_aux,
     )

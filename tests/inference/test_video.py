@@ -96,6 +96,27 @@ def test_steps_and_strides_skip_frames(clip: Path) -> None:
     assert windows[2] == [1, 4, 7, 10]
 
 
+@pytest.mark.parametrize("coverage", ["full", "authors"])
+@pytest.mark.parametrize("rule", ["cyclic", "reversed"])
+def test_a_prediction_that_begins_later_has_the_windows_of_the_whole_one(
+    clip: Path, rule: str, coverage: str
+) -> None:
+    def predicted(**options: object) -> tuple[list[int], list[list[int]]]:
+        module = RecorderModule(target=8 if rule == "cyclic" else "last", authors_coverage=rule)
+        return run(module, clip, coverage=coverage, **options)
+
+    indices, windows = predicted()
+    later = [place for place, index in enumerate(indices) if index >= 25][::3]
+    expected = [indices[place] for place in later], [windows[place] for place in later]
+    assert predicted(begin=25, stride=3) == expected
+    assert predicted(begin=40) == ([], [])
+
+
+def test_frames_are_counted_from_0(clip: Path) -> None:
+    with pytest.raises(ConfigError, match="counted from 0"):
+        predict_video(RecorderModule(), clip, begin=-1)
+
+
 def test_authors_coverage_of_stavis_leaves_frames_out_and_repeats_the_last_clips(clip: Path) -> None:
     indices, windows = run(RecorderModule(authors_coverage="cyclic"), clip, coverage="authors")
     # Counted from 1: clips start at frames 1 .. n-1 and are saved as frame j + 8; names above n do not count.

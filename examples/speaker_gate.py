@@ -11,8 +11,8 @@ networks that were trained without the clips of their fold (examples/mspi_lite_o
 that its network has learnt makes the gate look useless. Before it trains on all clips the gate is cross-validated by
 scene family (leave one of three out; each is in one fold), and the table is printed.
 
-Writes OUT/all, the base with the gate of all clips, and for each fold OUT/fold<k>: its base network with a gate that was
-trained without the fold's clips too.
+Writes OUT/all, the base with the gate of all clips, and for each fold OUT/fold<k>: its base network with a gate that
+was trained without the fold's clips too.
 """
 
 from __future__ import annotations

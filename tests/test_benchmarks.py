@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from avsal import from_pretrained
+from avsal.models.speaker import SpeakerGate
 from avsal.nn.cpc import PredictiveCoding
-from benchmarks import real_gaze
+from benchmarks import real_gaze, speaker
 from benchmarks.hevc33 import assign, family
 from benchmarks.mechanisms import coding_errors, coding_table, enlarged, reasons, retention, retention_table
 from tests.data.test_photos import make_set
@@ -176,3 +177,56 @@ def test_frame_to_frame_steadiness_is_the_correlation_of_neighbours_within_the_b
     maps = [first, first, second] + [second] * 40 + [first]  # what comes after the burst does not count
     value = real_gaze.adjacent(iter(maps))["adjacent"]
     assert value == pytest.approx((between + real_gaze.BURST - 2) / (real_gaze.BURST - 1), abs=1e-5)
+
+
+class Alike(speaker.Cases):
+    """Cases of people whose scores are given: a mouth fits its own voice only, or if it is `odd` least of all."""
+
+    odd = ""
+
+    def _scored(self, face: int, variant: str, sound: tuple[int, str] | None, shift: int) -> torch.Tensor:
+        seen = {"plain": 1.0, "backwards": 1.0, "still": -2.0}[variant]
+        fits = variant == "plain" and sound in ((face, "voice"), (face, "voice and music")) and not shift
+        agrees = float(fits) if self.clips[face].person != self.odd else -float(fits)
+        return torch.tensor([seen, 0.0, agrees]).expand(60, 3)
+
+
+@pytest.fixture
+def cases() -> Alike:
+    names = (("a1", "a"), ("a2", "a"), ("b", "b"), ("c", "c"), ("d", "d"))
+    return Alike(None, [speaker.Clip(name, person, {}, {}) for name, person in names])  # type: ignore[arg-type]
+
+
+def test_redubbed_pairs_are_of_different_people_and_the_voice_swapped_in_is_of_a_third(cases: Alike) -> None:
+    assert len(cases.pairs) == 18  # 20 ordered pairs less the two of one person
+    for i, k in cases.pairs:
+        third = cases.clips[cases.other(i, k)].person
+        assert third not in (cases.clips[i].person, cases.clips[k].person)
+
+
+def test_the_right_face_is_the_one_whose_mouth_fits_or_moves(cases: Alike) -> None:
+    gate = SpeakerGate()
+    for case in speaker.CASES:
+        assert cases.right(gate, case, "own").tolist() == [1.0] * 18
+        without = 1.0 if "still" in case else 0.0  # faces alike: none has the larger share
+        for condition in ("shifted 3 s", "swapped", "near-silent", "none"):
+            assert cases.right(gate, case, condition).tolist() == [without] * 18
+    assert all(not values.any() for values in cases.moved(gate, "two talkers", "swapped"))
+
+
+def test_weights_of_the_sound_are_fitted_on_other_people(cases: Alike) -> None:
+    cases.odd = "a"
+    chosen = cases.fitted(SpeakerGate())
+    assert set(chosen) == set(cases.pairs)
+    # Where a is left out agreement is all that counts; a misleads the fit for b and c.
+    assert chosen[0, 3][1] == chosen[2, 1][1] == max(speaker.AGREES)
+    assert chosen[2, 3][1] == 0.0
+
+
+def test_music_is_as_loud_as_it_says_and_near_silence_is_one_step_of_16_bit_sound() -> None:
+    assert float(speaker.music(40_000).square().mean().sqrt()) == pytest.approx(0.1, rel=1e-3)
+    steps = speaker.almost_silent(10_000) * 32768
+    assert set(steps.tolist()) <= {-1.0, 0.0, 1.0}
+    wave = speaker.Wave(torch.arange(1.0, 5.0))
+    assert wave.read(-2, 6).tolist() == [0, 0, 1, 2, 3, 4, 0, 0]
+    assert wave.read(9, 11).tolist() == [0, 0]

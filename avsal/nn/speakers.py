@@ -90,7 +90,8 @@ class SpeakerStream:
         detector: finds the faces.
         asd: scores them.
         sound: the film's sound; with None or without a sound track only the pictures count.
-        faces: so many faces at once are scored, the largest first; time and memory depend on it.
+        faces: so many faces at once are scored, the largest first; time and memory depend on it. With 0 they are only
+            found and followed.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class SpeakerStream:
         scored.crop = stop
         if not ticks or (track.ended and scored.past is None and len(ticks) < EVERY):
             return  # nothing new, or too short to tell
-        faces = torch.stack([_picture(self._frames[tick], track.smooth(tick)) for tick in ticks])
+        faces = torch.stack([face_picture(self._frames[tick], track.smooth(tick)) for tick in ticks])
         codes, scored.past = self.asd.encode(faces[None].to(self._device), scored.past, final=track.ended)
         if codes.shape[1]:
             scored.coded += codes.shape[1]
@@ -305,7 +306,7 @@ def _thumbnail(image: np.ndarray) -> Tensor:
     return F.interpolate(grey[None, None], (18, 32), mode="area")[0, 0]
 
 
-def _picture(image: np.ndarray, box: Tensor) -> Tensor:
+def face_picture(image: np.ndarray, box: Tensor) -> Tensor:
     """Return a face's picture (112, 112): the middle half of the square around it that Light-ASD cuts out."""
     height, width = image.shape[:2]
     left, top, right, bottom = (box * box.new_tensor([width, height] * 2)).tolist()

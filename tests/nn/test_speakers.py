@@ -15,7 +15,7 @@ from avsal.errors import WeightsError
 from avsal.nn.facedetector import FaceDetector
 from avsal.nn.facetracks import EVERY, GAP, SMOOTH, FaceTracker
 from avsal.nn.lightasd import REACH, ROWS, LightASD, mfcc
-from avsal.nn.speakers import AHEAD, DELAY, HOP, Face, SpeakerStream, _picture
+from avsal.nn.speakers import AHEAD, DELAY, HOP, Face, SpeakerStream, face_picture
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "speaker.npz"
 
@@ -236,7 +236,7 @@ def test_streaming_scores_are_those_of_the_whole_film(asd: LightASD) -> None:
     found, _stream = follow(asd, [(k / 25, image) for k, image in enumerate(pictures)], sound)
     box = torch.tensor([20 / 60, 12 / 40, 30 / 60, 22 / 40])
     with torch.no_grad():
-        faces = asd.faces(torch.stack([_picture(image, box) for image in pictures])[None])
+        faces = asd.faces(torch.stack([face_picture(image, box) for image in pictures])[None])
         around = 8
         wave = sound.read(-around * HOP, (ticks + around) * HOP + HOP)
         heard = asd.sound(mfcc(wave)[None, : ROWS * (ticks + 2 * around)])[:, around:-around]
@@ -325,8 +325,8 @@ def test_memory_does_not_grow_with_the_film(asd: LightASD) -> None:
 
 def test_a_face_at_the_border_is_cut_out_with_grey_outside() -> None:
     image = np.full((20, 30, 3), 200, np.uint8)
-    picture = _picture(image, torch.tensor([-0.2, -0.3, 0.2, 0.3]))
+    picture = face_picture(image, torch.tensor([-0.2, -0.3, 0.2, 0.3]))
     assert picture.shape == (112, 112)
     assert float(picture[0, 0]) == 110.0
     assert abs(float(picture[-1, -1]) - 200) < 1e-3
-    assert (_picture(image, torch.tensor([1.5, 1.5, 1.6, 1.6])) == 110).all()
+    assert (face_picture(image, torch.tensor([1.5, 1.5, 1.6, 1.6])) == 110).all()

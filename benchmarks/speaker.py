@@ -216,6 +216,7 @@ class Cases:
         ticks = min(len(one) for one in found)
         return torch.stack([one[:ticks] for one in found], 1)[FPS:]
 
+    @torch.no_grad()
     def right(self, gate: Any, case: str, condition: str) -> np.ndarray:
         """Return, for each pair, in which part of the frames the right face has the largest share."""
         values = []
@@ -224,6 +225,7 @@ class Cases:
             values.append(float((shares[:, :1] > shares[:, 1:]).all(1).float().mean()))
         return np.array(values)
 
+    @torch.no_grad()
     def moved(self, gate: Any, case: str, condition: str) -> tuple[np.ndarray, np.ndarray]:
         """Return, for each pair, how often the sound changes who is brightest, and how far the shares move."""
         turned, by = [], []
@@ -241,6 +243,7 @@ class Cases:
         place = [people.index(clip.person) for clip in self.clips]
         return np.stack([counts[:, place[i]] * counts[:, place[k]] for i, k in self.pairs], 1)
 
+    @torch.no_grad()
     def fitted(self, gate: Any) -> dict[tuple[int, int], tuple[float, float]]:
         """Return, for each pair, the weights of the sound that are best for the cases without its people.
 
@@ -454,7 +457,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "# Whose voice is it?", "",
             f"`python -m benchmarks.speaker FOLDER --checkpoint {Path(args.checkpoint).name}`: {len(clips)} clips of "
             f"one talking person each, {len({clip.person for clip in clips})} people, {len(cases.pairs)} ordered "
-            "pairs of people. How often the right face has the largest share of the gate [95 % bootstrap over people]:", "",
+            "pairs of people. How often the right face has the largest share of the gate [95 % bootstrap over people]:",
+            "",
             *answer_table(cases, network.gate), "",
             "With sounds that belong to nobody in view, beside no sound at all:", "",
             *foreign_table(cases, network.gate), "",

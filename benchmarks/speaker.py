@@ -274,6 +274,7 @@ class Cases:
 
 def cell(values: np.ndarray, draws: np.ndarray, digits: int = 2) -> str:
     """Return a mean and its interval."""
+    draws = draws[draws.sum(1) > 0]  # of few people sometimes one is drawn only: no pair
     low, high = interval((draws @ values) / draws.sum(1))
     return f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 

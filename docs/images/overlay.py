@@ -1,9 +1,8 @@
 """Draws overlay.png: frames of a real video, and under them where `avsal predict` says that people look.
 
 python docs/images/overlay.py CLIP [--at SECONDS …]. The README shows NASA's clip of a telescope mirror (public domain).
-What follows `--` goes on to `avsal predict`: docs/models/speaker.md shows a silent film of the 1910s (public domain;
-media/chaplin.mp4 of Zulko/moviepy) with
-`--at 0.96 5.76 9.6 --out docs/images/speaker-failures.png -- --show speakers --stride 24`.
+docs/models/speaker.md shows a silent film of the 1910s (public domain; media/chaplin.mp4 of Zulko/moviepy), with
+`--at 0.96 5.76 9.6 --width 320 --options="--show speakers --stride 24" --out docs/images/speaker-failures.png`.
 """
 
 from __future__ import annotations
@@ -37,14 +36,17 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--at", type=float, nargs="+", default=[3.0, 9.0, 12.0], help="seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("overlay.png"))
-    parser.add_argument("options", nargs="*", help="of avsal predict, after --")
+    parser.add_argument("--width", type=int, help="of one picture (default: the clip's)")
+    parser.add_argument("--options", default="", help="more options of avsal predict")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if avsal(["predict", str(args.clip), "--out", folder, *args.options]):
+        if avsal(["predict", str(args.clip), "--out", folder, *args.options.split()]):
             raise SystemExit(1)
         overlay = next(Path(folder).glob("*/overlay.mp4"))
         columns = list(zip(frames_at(args.clip, args.at), frames_at(overlay, args.at), strict=True))
     width, height = columns[0][0].size
+    if args.width:
+        width, height = args.width, round(height * args.width / width)
     sheet = Image.new("RGB", (len(columns) * (width + GAP) - GAP, 2 * height + GAP), "white")
     for column, pictures in enumerate(columns):
         for row, picture in enumerate(pictures):

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +36,7 @@ from torch import Tensor
 import avsal
 from avsal.data.items import VideoItem
 from avsal.data.sets.video_database import HEVC33DataModule
+from avsal.files import write_text
 from avsal.inference.video import VideoPrediction
 from avsal.io.audio import load_audio
 from avsal.io.video import VideoStream
@@ -476,10 +476,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]  # fmt: skip
     if args.notes:
         lines += [args.notes.read_text(encoding="utf-8").strip(), ""]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_suffix(".part")
-    part.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(part, args.out)
+    write_text(args.out, "\n".join(lines))
     print("\n".join(lines))
 
 

@@ -33,6 +33,7 @@ class System:
         weights: constructor argument -> weights that training starts from: a system's name (of the same fold), else
             a name of the registry or one that `--weights` gives.
         folds: one checkpoint for each fold, or one for all data.
+        gmacs: 10^9 multiply-adds of one clip, as `avsal info` counts them or the paper prints them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class System:
     data: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     folds: bool = True
+    gmacs: float = 0
 
     @property
     def modality(self) -> str:

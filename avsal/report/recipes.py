@@ -6,6 +6,7 @@ of a small network of the same form instead, in this process.
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -70,15 +71,10 @@ class Training:
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the constructor arguments that the recipe's files do not have."""
-        system = self.system
-        found = dict(system.arguments)
-        listed = self.recipe["model"]["init_args"]
+        system, listed = self.system, self.recipe["model"]["init_args"]
+        found = {k: v for k, v in system.arguments.items() if k not in listed or listed[k] != v}
         found |= dict.fromkeys(_dropped(system, listed))
-        if system.modality == "V" and system.model == "stavis":
-            found.pop("audiovisual")  # its own file says so
-        for argument, name in system.weights.items():
-            found[argument] = weights_of(name, self.fold, self.options)
-        return found
+        return found | {k: weights_of(name, self.fold, self.options) for k, name in system.weights.items()}
 
     def data_arguments(self) -> dict[str, Any]:
         """Return the data set's arguments that the recipe's files do not have."""
@@ -90,10 +86,10 @@ class Training:
 
     def words(self) -> list[str]:
         """Return what follows `avsal` on the command line."""
-        options = self.options
+        options, here = self.options, Path.cwd()
         words = ["fit"]
-        for file in self.system.recipe:
-            words += ["-c", _shown(EXAMPLES / file)]
+        for path in (EXAMPLES / file for file in self.system.recipe):
+            words += ["-c", str(path.relative_to(here) if path.is_relative_to(here) else path)]
         words += [f"--data.init_args.{k}={_word(v)}" for k, v in self.data_arguments().items()]
         words += [f"--model.init_args.{k}={_word(v)}" for k, v in self.model_arguments().items()]
         words.append(f"--trainer.default_root_dir={self.folder}")
@@ -137,11 +133,11 @@ class Training:
         from avsal.models import create_model, model_class
 
         arguments = {**self.recipe["model"]["init_args"], **self.system.arguments}
-        size = arguments.get("size")
         cls = model_class(self.system.model)
         arguments |= cls.small
-        if size is not None and size[0] != size[1] and self.system.model == "mspi":
-            arguments["size"] = [32, 64]
+        size = self.system.arguments.get("size", [1, 1])
+        if size[0] != size[1]:
+            arguments["size"] = [cls.small["size"][0], 2 * cls.small["size"][0]]
         arguments["size"] = FULL_SIZE.get(str(arguments.get("encoder")), arguments["size"])
         arguments |= {name: None for name in cls.start_arguments if name in arguments}
         for argument, name in self.system.weights.items():
@@ -204,12 +200,13 @@ def weights_of(name: str, fold: int | None, options: Options) -> str:
 
 def missing_weights(trainings: Iterable[Training]) -> list[str]:
     """Return a sentence for each file that only the user can provide, of what these trainings start from."""
-    found: dict[str, str] = {}
-    for training in trainings:
-        for name in needed_weights(training.system):
-            if name not in SYSTEMS and name not in training.options.weights and (reason := _by_hand(name)):
-                found[name] = f"{name} {reason}: give the file with --weights {name}=FILE."
-    return list(found.values())
+    names = dict.fromkeys(
+        name for t in trainings for name in needed_weights(t.system) if name not in t.options.weights
+    )
+    reasons = {name: _by_hand(name) for name in names if name not in SYSTEMS}
+    return [
+        f"{name} {why}: give the file with --weights {name}=FILE." for name, why in reasons.items() if why
+    ]
 
 
 def _by_hand(name: str) -> str:
@@ -238,12 +235,11 @@ def needed_weights(system: System) -> list[str]:
 
 
 def _dropped(system: System, listed: Mapping[str, Any]) -> list[str]:
-    """Return the weights of a recipe that the row's network has no place for; MSPI's rows name all of theirs."""
-    given = [
-        name for name in listed if name.endswith("_weights") and name not in ("loss_weights", *system.weights)
-    ]
-    silent = ["audio_backbone"] if system.modality == "V" and listed.get("audio_backbone") else []
-    return silent + (given if system.model == "mspi" else [])
+    """Return the weights of a recipe that the row's network has no place for: a row that names any names all."""
+    named = any(name.endswith("_weights") for name in system.weights)
+    silent = system.modality == "V" and listed.get("audio_backbone")
+    given = [k for k in listed if k.endswith("_weights") and k not in ("loss_weights", *system.weights)]
+    return [*(["audio_backbone"] if silent else []), *(given if named else [])]
 
 
 def root_of(cls: str, options: Options) -> Path | None:
@@ -273,29 +269,14 @@ def _merged(files: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _shown(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
 def _word(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    return (
-        str(value).replace(" ", "").replace("'", '"')
-        if isinstance(value, dict)
-        else str(value).replace(", ", ",")
-    )
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 # -- what it takes -----------------------------------------------------------------------------------------------
 
 #: The GPU of the estimates, and what it is taken to do: about a third of its peak in float32.
 GPU, FLOPS = "RTX 3090", 12e12
-#: Multiply-adds of one clip in 10^9, as `avsal info` counts them; MSPI's depend on the motion encoder.
-GMACS = {"stavis": 10, "caspnet": 199, "avrsp": 284, "csts": 104, "isp": 4.6}
 #: Segments of 90 frames and videos to train on, and frames to test, of one fold; clips or images of the other sets.
 SIZES = {
     "DIEM": (2843, 64, 27414), "Coutrot_db1": (234, 40, 8397), "Coutrot_db2": (156, 10, 5661), "AVAD": (96, 30, 3154),
@@ -303,16 +284,6 @@ SIZES = {
     "MIT1003": (812, 812, 101), "Ego4D": (15310, 15310, 5202), "Aria": (10456, 10456, 2901),
 }  # fmt: skip
 _FOLDERS = {SETS.get(folder, folder): folder for folder in SIZES}
-
-
-def _gmacs(system: System) -> float:
-    from avsal.models.mspi import TABLE6
-
-    if system.model != "mspi":
-        size = system.arguments.get("size")
-        return GMACS[system.model] * (size[0] * size[1] / 112**2 if size else 1)
-    wide = 384 / 224 if "size" in system.arguments else 1
-    return TABLE6[system.arguments.get("encoder", "s3d")][1] * wide
 
 
 def training_sets(system: System) -> tuple[str, ...]:
@@ -330,12 +301,7 @@ def training_hours(system: System) -> float:
     recipe = _merged(system.recipe)
     by_video = recipe["data"].get("init_args", {}).get("segment", 90) is None
     clips = sum(SIZES[name][by_video] for name in training_sets(system))
-    return 3 * clips * recipe["trainer"]["max_epochs"] * _gmacs(system) * 2e9 / FLOPS / 3600
-
-
-def test_hours(system: System, data: str) -> float:
-    """Return an estimate of one test's hours on one `GPU`."""
-    return SIZES[_FOLDERS[data]][2] * _gmacs(system) * 2e9 / FLOPS / 3600
+    return 3 * clips * recipe["trainer"]["max_epochs"] * system.gmacs * 2e9 / FLOPS / 3600
 
 
 def needs(table: PaperTable, options: Options) -> list[str]:
@@ -359,7 +325,15 @@ def needs(table: PaperTable, options: Options) -> list[str]:
     tested = dict.fromkeys((row.systems[data], data) for row in table.rows for data in row.systems)
     learnt = dict.fromkeys(SETS.get(s, s) for t in trainings.values() for s in training_sets(t.system))
     hours = sum(training_hours(t.system) for t in trainings.values())
-    tests = sum(test_hours(SYSTEMS[s], data) * (len(folds) if SYSTEMS[s].folds else 1) for s, data in tested)
+    tests = sum(
+        SIZES[_FOLDERS[data]][2]
+        * SYSTEMS[name].gmacs
+        * 2e9
+        / FLOPS
+        / 3600
+        * (len(folds) if SYSTEMS[name].folds else 1)
+        for name, data in tested
+    )
     lines = [
         f"data: test on {', '.join(dict.fromkeys(data for _, data in tested))}"
         + (f"; train on {', '.join(learnt)}" if learnt else "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from avsal.errors import ConfigError, DataError
+from avsal.errors import ConfigError
 from avsal.evaluation.shards import frames_path
 from avsal.files import writing
 from avsal.models import class_named
@@ -52,18 +53,13 @@ def draw_all(
         stem = re.sub(r"\W+", "-", f"{data} {apart}").strip("-").lower()[:100]
         with_cost = [e for e in entries if name in e.scores and (e.cost is not None or e.modality == "none")]
         if any(e.cost and e.cost.multiply_adds for e in with_cost):
+            caption = f"{data}: {LABELS.get(name, name)} against multiply-adds; bars are 95 % intervals."
             path = folder / f"{stem}-{name}-against-cost.png"
-            accuracy_against_cost(with_cost, name, data, path)
-            made.append(
-                (f"{data}: {LABELS.get(name, name)} against multiply-adds; bars are 95 % intervals.", path)
-            )
+            made.append((caption, accuracy_against_cost(with_cost, name, data, path)))
         for first, second in twins(entries):
-            pair = f"{stem}-{_safe(first.label)}-{_safe(second.label)}"
-            path = folder / f"{pair}-{name}-videos.png"
-            scatter(first, second, name, path)
-            made.append(
-                (f"{data}: {first.title} audio-visual against visual-only, a point for each video.", path)
-            )
+            pair = re.sub(r"[^\w.-]+", "_", f"{stem}-{first.label}-{second.label}")
+            caption = f"{data}: {first.title} audio-visual against visual-only, a point for each video."
+            made.append((caption, scatter(first, second, name, folder / f"{pair}-{name}-videos.png")))
             over = _over_time(first, second, name, video, folder / f"{pair}-time.png")
             made += [over] if over else []
     return made
@@ -84,66 +80,58 @@ def _check_video(board: Board, video: str) -> None:
 
 def twins(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
     """Return (audio-visual, visual-only) pairs of one model, and of the same architecture otherwise."""
-    own = [e for e in entries if e.sound == "own"]
-    found = []
-    for first in (e for e in own if e.modality == "AV"):
-        model, rest = _architecture(first)
-        for second in (e for e in own if e.modality == "V"):
-            if _architecture(second) == (model, rest):
-                found.append((first, second))
-    return found
 
+    def architecture(entry: Entry) -> tuple[str | None, str]:
+        results = entry.records[0].results
+        shared = class_named(results.model).visual_part(results.arguments)
+        return results.model, str(sorted((k, str(v)) for k, v in shared.items()))
 
-def _architecture(entry: Entry) -> tuple[str | None, str]:
-    results = entry.records[0].results
-    shared = class_named(results.model).visual_part(results.arguments)
-    return results.model, str(sorted((k, str(v)) for k, v in shared.items()))
+    own = [(e, architecture(e)) for e in entries if e.sound == "own" and e.modality in ("AV", "V")]
+    return [
+        (a, b)
+        for a, shape in own
+        for b, other in own
+        if (a.modality, b.modality) == ("AV", "V") and shape == other
+    ]
 
 
 def accuracy_against_cost(entries: Sequence[Entry], metric: str, data: str, path: Path) -> Path:
-    """Draw each system's score and its interval over the multiply-adds of one clip; return the file."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for number, entry in enumerate(entries):
-        score, cost = entry.scores[metric], entry.cost
-        value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
-        error = None if np.isnan(low) else [[max(0.0, value - low)], [max(0.0, high - value)]]
-        if cost is None or cost.multiply_adds == 0:  # a map that no network computes
-            axes.axhline(
-                value, color="0.6", linestyle=_LINES[number % len(_LINES)], linewidth=1, label=_name(entry)
-            )
-            continue
-        axes.errorbar(
-            cost.multiply_adds / 1e9, value, yerr=error, fmt=_MARKS.get(entry.modality, "D"),
-            color=COLOURS[number % len(COLOURS)],
-            capsize=3, markersize=7, label=_name(entry), markerfacecolor="none" if entry.sound != "own" else None,
-        )  # fmt: skip
+    """Draw each model's score and its interval over the multiply-adds of one clip; return the file."""
     costs = [e.cost.multiply_adds for e in entries if e.cost is not None and e.cost.multiply_adds]
-    if costs and max(costs) > 3 * min(costs):  # close costs would crowd a logarithmic axis with labels
-        axes.set_xscale("log")
-    axes.set(xlabel="multiply-adds of one clip, in 10⁹")
-    axes.set(ylabel=_unit(metric), title=data)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _save(figure, path)
+    with _axes(path, (6.4, 4.2)) as axes:
+        for place, entry in enumerate(entries):
+            score, cost = entry.scores[metric], entry.cost
+            value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
+            if cost is None or cost.multiply_adds == 0:  # a map that no network computes
+                style = _LINES[place % len(_LINES)]
+                axes.axhline(value, color="0.6", linestyle=style, linewidth=1, label=_name(entry))
+                continue
+            axes.errorbar(
+                cost.multiply_adds / 1e9, value, fmt=_MARKS.get(entry.modality, "D"), capsize=3, markersize=7,
+                yerr=None if np.isnan(low) else [[max(0.0, value - low)], [max(0.0, high - value)]],
+                color=COLOURS[place % len(COLOURS)], label=_name(entry),
+                markerfacecolor="none" if entry.sound != "own" else None,
+            )  # fmt: skip
+        if costs and max(costs) > 3 * min(costs):  # close costs would crowd a logarithmic axis with labels
+            axes.set_xscale("log")
+        axes.set(xlabel="multiply-adds of one clip, in 10⁹", ylabel=_unit(metric), title=data)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return path
 
 
 def curves(
     lines: Mapping[str, Sequence[tuple[float, float, float, float]]], metric: str, title: str, path: Path
 ) -> Path:
     """Draw lines of (x, value, low, high), each with its name and its 95 % intervals; return the file."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for place, (name, points) in enumerate(lines.items()):
-        x, value, low, high = np.array(points).T
-        colour = COLOURS[place % len(COLOURS)]
-        axes.plot(x, value, marker="o", color=colour, linestyle=_LINES[place % len(_LINES)], label=name)
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="step" if "moment" in title else title, ylabel=metric)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _save(figure, path)
+    with _axes(path, (6.4, 4.2)) as axes:
+        for place, (name, points) in enumerate(lines.items()):
+            x, value, low, high = np.array(points).T
+            colour, style = COLOURS[place % len(COLOURS)], _LINES[place % len(_LINES)]
+            axes.plot(x, value, marker="o", color=colour, linestyle=style, label=name)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel="step" if "moment" in title else title, ylabel=metric)
+        axes.legend(fontsize=8)
+    return path
 
 
 def retention(module: Any, data: Any, path: Path) -> Path:
@@ -179,48 +167,43 @@ def retention(module: Any, data: Any, path: Path) -> Path:
             mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
             frame = batch["video"][place, :, spec.target_index].float() * std + mean
             picture = (frame / 255).clamp(0, 1).permute(1, 2, 0).numpy()
-    plt = _pyplot()
-    figure, axes = plt.subplots(2, 3, figsize=(7.5, 3.6), layout="constrained")
-    for row, (maps, sound) in enumerate(zip(rows, ("its own sound", "another clip's sound"), strict=True)):
-        axes[row, 0].imshow(picture)
-        axes[row, 0].set_ylabel(sound, fontsize=8)
-        for column in (0, 1):
-            both = np.stack([r[column] for r in rows])
-            scaled = (maps[column] - both.min()) / max(float(np.ptp(both)), 1e-12)
-            axes[row, column + 1].imshow(scaled, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-            axes[row, column + 1].set_title(("Ret_A", "Ret_V")[column], fontsize=8)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _save(figure, path)
+    with _axes(path, (7.5, 3.6), 2, 3) as axes:
+        for row, (maps, sound) in enumerate(
+            zip(rows, ("its own sound", "another clip's sound"), strict=True)
+        ):
+            axes[row, 0].imshow(picture)
+            axes[row, 0].set_ylabel(sound, fontsize=8)
+            for column, name in enumerate(("Ret_A", "Ret_V")):
+                both = np.stack([r[column] for r in rows])
+                scaled = (maps[column] - both.min()) / max(float(np.ptp(both)), 1e-12)
+                axes[row, column + 1].imshow(scaled, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+                axes[row, column + 1].set_title(name, fontsize=8)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+    return path
 
 
 def scatter(first: Entry, second: Entry, metric: str, path: Path) -> Path:
-    """Draw one system's score over another's for each video that both have; return the file."""
-    plt = _pyplot()
-    a, b = (
-        dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second)
-    )
+    """Draw one model's score over another's for each video that both have; return the file."""
+    a, b = _by_video(first, metric), _by_video(second, metric)
     names = sorted(set(a) & set(b))
     x, y = (np.array([shown(metric, d[n]) for n in names]) for d in (b, a))
     gap, low, high = (shown(metric, v) for v in paired(first.units[metric], second.units[metric]))
-    figure, axes = plt.subplots(figsize=(4.6, 4.6), layout="constrained")
-    axes.plot(x, y, "o", color=COLOURS[0], markersize=5, alpha=0.8)
     values = np.concatenate([x, y])
     values = values[~np.isnan(values)]
     ends = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     margin = 0.05 * (ends[1] - ends[0] or 1.0)
     span = (ends[0] - margin, ends[1] + margin)
-    axes.plot(span, span, color="0.5", linewidth=1)
-    axes.set(xlim=span, ylim=span, aspect="equal", xlabel=f"{_unit(metric)}, {_name(second)}")
-    better = int((y > x).sum())
-    axes.set_title(
-        f"{first.data}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]\n{better} of {len(names)} videos gain",
-        fontsize=10,
-    )
-    axes.set_ylabel(f"{_unit(metric)}, {_name(first)}")
-    axes.grid(alpha=0.3)
-    return _save(figure, path)
+    with _axes(path, (4.6, 4.6)) as axes:
+        axes.plot(x, y, "o", color=COLOURS[0], markersize=5, alpha=0.8)
+        axes.plot(span, span, color="0.5", linewidth=1)
+        axes.set(xlim=span, ylim=span, aspect="equal")
+        axes.set(xlabel=f"{_unit(metric)}, {_name(second)}", ylabel=f"{_unit(metric)}, {_name(first)}")
+        axes.set_title(
+            f"{first.data}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]\n{int((y > x).sum())} of {len(names)} videos gain",
+            fontsize=10,
+        )
+    return path
 
 
 def over_time(
@@ -239,74 +222,59 @@ def over_time(
         path: of the PNG file.
         fps: to label the axis in seconds instead of frames.
     """
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8.0, 3.0), layout="constrained")
-    for number, (name, (frames, scores)) in enumerate(curves.items()):
-        time = frames / fps if fps else frames
-        mean = np.nanmean(scores)
-        axes.plot(
-            time,
-            scores,
-            color=COLOURS[number % len(COLOURS)],
-            linewidth=1.4,
-            label=f"{name}: mean {mean:.3f}",
-        )
-    axes.set(xlabel="seconds" if fps else "frame", ylabel=_unit(metric), title=video)
-    axes.margins(x=0.01)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return _save(figure, path)
+    with _axes(path, (8.0, 3.0)) as axes:
+        for place, (name, (frames, scores)) in enumerate(curves.items()):
+            label = f"{name}: mean {np.nanmean(scores):.3f}"
+            axes.plot(
+                frames / (fps or 1), scores, color=COLOURS[place % len(COLOURS)], linewidth=1.4, label=label
+            )
+        axes.set(xlabel="seconds" if fps else "frame", ylabel=_unit(metric), title=video)
+        axes.margins(x=0.01)
+        axes.legend(fontsize=8)
+    return path
 
 
-def frame_scores(record: Record, video: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frames (n,) and scores (n,) of one video.
-
-    Raises:
-        DataError: the scores of single frames were not kept, or do not hold the video or the metric.
-    """
+def frame_scores(
+    record: Record, video: str, metric: str
+) -> tuple[np.ndarray, np.ndarray, float | None] | None:
+    """Return the frames (n,) and scores (n,) of a video, and its rate in 1/s if stored; None without them."""
     path = frames_path(record.path)
     if not path.is_file():
-        raise DataError(f"{path}: there are no scores of single frames; `avsal reproduce` writes them.")
+        return None
     with np.load(path, allow_pickle=False) as content:
         names, metrics = content["videos"].tolist(), content["metrics"].tolist()
         if video not in names or metric not in metrics:
-            raise DataError(f"{path} has no {metric} of {video}.")
-        rows = content["video"] == names.index(video)
-        frames, scores = content["frame"][rows], content["scores"][rows, metrics.index(metric)]
-    order = np.argsort(frames)
-    return frames[order], scores[order]
-
-
-def frame_rate(record: Record, video: str) -> float | None:
-    """Return the frames per second of a video; None where the file of frames' scores does not say."""
-    with np.load(frames_path(record.path), allow_pickle=False) as content:
-        if "fps" not in content.files:
             return None
-        rate = float(content["fps"][content["videos"].tolist().index(video)])
-    return None if np.isnan(rate) else rate
+        place = names.index(video)
+        rows = content["video"] == place
+        frames, scores = content["frame"][rows], content["scores"][rows, metrics.index(metric)]
+        fps = float(content["fps"][place]) if "fps" in content.files else np.nan
+    order = np.argsort(frames)
+    return frames[order], scores[order], None if np.isnan(fps) else fps
 
 
 def _over_time(
     first: Entry, second: Entry, metric: str, video: str | None, path: Path
 ) -> tuple[str, Path] | None:
-    a, b = (
-        dict(zip(e.units[metric].names, e.units[metric].values.mean(1), strict=True)) for e in (first, second)
-    )
-    both = [n for n in a if n in b and not np.isnan(a[n] - b[n])]
-    names = [n for n in both if video is None or video in n]
+    a, b = _by_video(first, metric), _by_video(second, metric)
+    names = [n for n in a if n in b and not np.isnan(a[n] - b[n]) and (video is None or video in n)]
     if not names:
         return None
     chosen = max(names, key=lambda n: abs(a[n] - b[n]))
-    records = [next(r for r in e.records if chosen in r.videos) for e in (first, second)]
-    try:
-        curves = {
-            _name(e): frame_scores(r, chosen, metric) for e, r in zip((first, second), records, strict=True)
-        }
-    except DataError:
-        return None
-    over_time(curves, metric, chosen, path, fps=frame_rate(records[0], chosen))
+    found = {}
+    for entry in (first, second):
+        scores = frame_scores(next(r for r in entry.records if chosen in r.videos), chosen, metric)
+        if scores is None:
+            return None
+        found[_name(entry)] = scores
+    over_time({name: one[:2] for name, one in found.items()}, metric, chosen, path, found[_name(first)][2])
     reason = "" if video else ", where the two differ most"
     return f"{LABELS.get(metric, metric)} over the time of {chosen}{reason}.", path
+
+
+def _by_video(entry: Entry, metric: str) -> dict[str, float]:
+    units = entry.units[metric]
+    return dict(zip(units.names, units.values.mean(1).tolist(), strict=True))
 
 
 def _name(entry: Entry) -> str:
@@ -317,23 +285,24 @@ def _unit(metric: str) -> str:
     return LABELS.get(metric, metric) + (" (%)" if metric in ("f1", "recall", "precision") else "")
 
 
-def _safe(label: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", label)
-
-
-def _pyplot() -> Any:
+@contextmanager
+def _axes(path: Path, size: tuple[float, float], rows: int = 1, columns: int = 1) -> Iterator[Any]:
+    """Yield the axes of a new figure, which is written to a PNG file afterwards."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    return plt
-
-
-def _save(figure: Any, path: Path) -> Path:
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
     try:
-        with writing(path) as partial:
-            figure.savefig(partial, dpi=130, format="png", bbox_inches="tight")
+        if rows == columns == 1:
+            axes.grid(alpha=0.3)
+        yield axes
+        _save(figure, path)
     finally:
-        _pyplot().close(figure)
-    return path
+        plt.close(figure)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with writing(path) as partial:
+        figure.savefig(partial, dpi=130, format="png", bbox_inches="tight")

@@ -402,7 +402,7 @@ def test_the_axis_of_time_is_in_seconds_where_the_rate_is_known(
     from avsal.report import figures
 
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or path)
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
     curves = {"a": (np.arange(0, 100, 10), np.linspace(0, 1, 10))}
     for fps, label, end in ((25.0, "seconds", 90 / 25), (None, "frame", 90)):
         figures.over_time(curves, "nss", "v", tmp_path / "a.png", fps=fps)
@@ -416,7 +416,9 @@ def test_the_axis_of_time_is_in_seconds_where_the_rate_is_known(
     (path,) = write(tmp_path, results("DIEM", 1))
     write_frames(frames, path)
     record = type("Record", (), {"path": path})()
-    assert [figures.frame_rate(record, name) for name in "ab"] == [30.0, None]
+    found = [figures.frame_scores(record, name, "nss") for name in "ab"]
+    assert [one[2] for one in found if one is not None] == [30.0, None]
+    assert figures.frame_scores(record, "c", "nss") is None
 
 
 EVIL = """x" onmouseover="alert(1)' onfocus='alert(2) --><script>alert(3)</script>`&lt;{{ 7 * 7 }}{% raw %}"""

@@ -12,37 +12,18 @@ from avsal.errors import DataError
 
 #: Metric as papers print it -> its key in results files, digits after the point.
 METRICS = {
-    "CC": ("cc", 4),
-    "NSS": ("nss", 3),
-    "AUC-J": ("auc_judd", 4),
-    "sAUC": ("sauc", 4),
-    "SIM": ("sim", 4),
-    "F1": ("f1", 2),
-    "Recall": ("recall", 2),
-    "Precision": ("precision", 2),
-}
+    "CC": ("cc", 4), "NSS": ("nss", 3), "AUC-J": ("auc_judd", 4), "sAUC": ("sauc", 4), "SIM": ("sim", 4),
+    "F1": ("f1", 2), "Recall": ("recall", 2), "Precision": ("precision", 2),
+}  # fmt: skip
 LABELS = {key: label for label, (key, _) in METRICS.items()}
 #: Papers print these in per cent; results files hold shares.
 PERCENT = ("f1", "recall", "precision")
-#: A data set's name in the tables, by its folder in the common layout.
-SETS = {
-    "DIEM": "DIEM",
-    "Coutrot_db1": "Coutrot1",
-    "Coutrot_db2": "Coutrot2",
-    "AVAD": "AVAD",
-    "ETMD_av": "ETMD",
-    "SumMe": "SumMe",
-    "diem": "DIEM",
-    "coutrot1": "Coutrot1",
-    "coutrot2": "Coutrot2",
-    "avad": "AVAD",
-    "etmd": "ETMD",
-    "summe": "SumMe",
-    "ego4d": "Ego4D",
-    "aria": "Aria",
-    "dhf1k": "DHF1K",
-}
 SIX = ("DIEM", "Coutrot1", "Coutrot2", "AVAD", "ETMD", "SumMe")
+#: A data set's name in the tables, by its folder in the common layout or its name in results files, where they differ.
+SETS = {
+    "Coutrot_db1": "Coutrot1", "Coutrot_db2": "Coutrot2", "ETMD_av": "ETMD",
+    **{name.lower(): name for name in (*SIX, "Ego4D", "Aria", "DHF1K")},
+}  # fmt: skip
 #: Sets whose test videos are the same in every fold.
 ONE_TEST_LIST = ("DIEM",)
 #: CSTS, table 6.
@@ -147,8 +128,8 @@ def read_cells(text: str, where: str) -> list[Cell]:
             value = float(printed) / (100 if key in PERCENT else 1)
             cells.append(
                 Cell(
-                    row["paper"], row["table"], row["dataset"], row["model"], row["modality"],
-                    row["pretraining"], key, value, len(printed.partition(".")[2]), row["note"], row["source"],
+                    row["paper"], row["table"], row["dataset"], row["model"], row["modality"], row["pretraining"], key,
+                    value, len(printed.partition(".")[2]), row["note"], row["source"],
                 )
             )  # fmt: skip
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -161,8 +142,6 @@ def read_cells(text: str, where: str) -> list[Cell]:
 @cache
 def cells() -> tuple[Cell, ...]:
     """Return all published numbers: the five papers' tables, then newer benchmarks."""
-    found: list[Cell] = []
-    for name in ("published_results.csv", "benchmarks_cited.csv"):
-        text = (files("avsal.report") / name).read_text(encoding="utf-8")
-        found += read_cells(text, name)
-    return tuple(found)
+    names = ("published_results.csv", "benchmarks_cited.csv")
+    texts = {name: (files("avsal.report") / name).read_text(encoding="utf-8") for name in names}
+    return tuple(cell for name, text in texts.items() for cell in read_cells(text, name))

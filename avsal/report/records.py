@@ -61,27 +61,17 @@ class Record:
     @property
     def _name(self) -> str:
         r = self.results
-        if self.untrained:
-            return f"{r.model}, no checkpoint"
-        if r.model == "Baseline" and r.weights_name is None:
-            return f"baseline-{r.arguments.get('kind', 'centre')}"
-        weights = re.sub(r"-fold\d+$", "", r.weights_name) if r.weights_name else None
-        if weights and _TRAINED.fullmatch(weights):  # the file name of every training
-            weights = "own training"
-        if self.system is not None and weights in (None, self.system.name):
+        if r.weights_name is None and (r.kind == "test" or r.model == "Baseline"):
+            kind = r.arguments.get("kind", "centre")
+            fitted = r.kind == "test" and kind in ("fitted_centre", "shuffled")
+            return f"baseline-{kind}" if r.model == "Baseline" and not fitted else f"{r.model}, no checkpoint"
+        weights = re.sub(r"-fold\d+$", "", r.weights_name or "")
+        if self.system is not None and weights in ("", self.system.name):
             return self.system.name
         name = self.system.name if self.system else r.model
-        return f"{name}, {weights}" if weights == "own training" else weights or name or self.path.stem
-
-    @property
-    def untrained(self) -> bool:
-        """Whether a network was tested without naming any weights: random ones, or those it starts training from."""
-        r = self.results
-        computed = r.model == "Baseline" and r.arguments.get("kind", "centre") not in (
-            "fitted_centre",
-            "shuffled",
-        )
-        return r.kind == "test" and r.weights_name is None and not computed
+        if _TRAINED.fullmatch(weights):  # the file name of every training
+            return f"{name}, own training"
+        return weights or name or self.path.stem
 
     @property
     def architecture(self) -> dict[str, Any] | None:
@@ -162,54 +152,40 @@ def read(paths: Iterable[Path], notes: list[str]) -> list[Record]:
         except AvsalError as error:
             notes.append(f"left out: {error}")
             continue
-        name = results.weights_name
+        name, own = results.weights_name, SETS.get(results.data.name, results.data.name)
         stated = results.kind == "evaluate" or name is not None
         system = system_of(name, results.model, results.arguments) if stated else None
         sound = str(results.protocol.get("sound") or "own")
         parts: dict[str, dict[str, Mapping[str, float]]] = {}
         for video, row in results.videos.items():
-            prefix = video.split("/", 1)[0] if "/" in video else results.data.name
+            prefix = video.split("/", 1)[0] if "/" in video else own
             parts.setdefault(SETS.get(prefix, prefix), {})[video] = row
         if not parts:
             notes.append(f"left out: {path.name} has no scores of single videos.")
-        if "f1" in results.metrics:  # names of gaze clips need not begin with their set
-            own = results.data.name
-            whole = {v: row for part in parts.values() for v, row in part.items()}
-            parts = {SETS.get(own, own): whole} if len(parts) != 1 else parts
-        if "f1" in results.metrics:
-            parts = {gaze_task(d, name, results.arguments): part for d, part in parts.items()}
-        for data, videos in parts.items():
-            records.append(Record(path, results, data, videos, system, sound))
+        if (
+            "f1" in results.metrics
+        ):  # names of gaze clips need not begin with their set, which has a table for each task
+            parts = {own: dict(results.videos)} if len(parts) != 1 else parts
+            zero_shot = (name or "").startswith("csts-ego4d")
+            task = results.arguments.get("task", "anticipation")
+            parts = {
+                ZERO_SHOT if data == "Aria" and zero_shot else f"{data}, {task}": part
+                for data, part in parts.items()
+            }
+        records += [Record(path, results, data, videos, system, sound) for data, videos in parts.items()]
     return _told_apart(records)
 
 
 def _told_apart(records: list[Record]) -> list[Record]:
     """Give architectures that share a name a variant each: only folds of one architecture make a mean."""
-    groups: dict[str, list[Record]] = {}
+    known: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(record.label, []).append(record)
-    variants: dict[str, set[str]] = {}  # arguments that differ, by label
-    for label, members in groups.items():
-        known = [r.architecture for r in members if r.architecture is not None]
-        keys = {key for one in known for key in one}
-        variants[label] = {key for key in keys if len({str(one.get(key)) for one in known}) > 1}
-    return [replace(r, variant=_variant(r, variants[r.label])) for r in records]
+        if record.architecture is not None:
+            known.setdefault(record.label, []).append(record.architecture)
 
+    def variant(record: Record) -> str:
+        own, others = record.architecture or {}, known.get(record.label, [])
+        differing = [k for k in sorted(own) if len({str(one.get(k)) for one in others}) > 1]
+        return ", ".join(own[k] if k == "model" else f"{k} {own[k]}" for k in differing)
 
-def _variant(record: Record, keys: set[str]) -> str:
-    own = record.architecture or {}
-    words = [own[k] if k == "model" else f"{k} {own[k]}" for k in sorted(keys) if k in own]
-    return ", ".join(words)
-
-
-def gaze_task(data: str, weights: str | None, arguments: Mapping[str, Any]) -> str:
-    """Return a gaze set's name with the task, since one set has several tables.
-
-    Args:
-        data: the data set.
-        weights: name of the weights.
-        arguments: the model's constructor arguments.
-    """
-    if data == "Aria" and weights is not None and weights.startswith("csts-ego4d"):
-        return ZERO_SHOT
-    return f"{data}, {arguments.get('task', 'anticipation')}"
+    return [replace(record, variant=variant(record)) for record in records]

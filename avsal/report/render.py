@@ -77,11 +77,7 @@ def render(
     """Return the tables as text.
 
     Args:
-        tables: in order.
-        form: one of `FORMATS`.
-        title: of the page.
-        notes: sentences that hold for all tables.
-        left_out: sentences about results that are in no table.
+        tables, form, title, notes, left_out: see `output`.
         figures: captions and PNG files, for Markdown (by their path) and HTML (inside the page).
         width: characters of a terminal's line.
         folder: where the text will lie; Markdown's paths lead from there.

@@ -211,10 +211,8 @@ def _loaded(
         except AvsalError as error:
             problems.append(str(error))
             say(f"{checkpoint}: {error}")
-            continue
-        for one in runs:
-            if (one.system, one.fold) == (system, fold):
-                yield one, module, sha256
+        else:
+            yield from ((one, module, sha256) for one in runs if (one.system, one.fold) == (system, fold))
 
 
 def _commands(trainings: Iterable[Training]) -> str:

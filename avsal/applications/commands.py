@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
+from avsal.data.gaze.options import Reading
 from avsal.errors import AvsalError, ConfigError, MediaError
 from avsal.files import shown
 
@@ -135,6 +138,8 @@ def report(
     checkpoint: str | None = None,
     areas: Path | None = None,
     against: Path | None = None,
+    gaze: Path | None = None,
+    reading: Annotated[Reading | None, Parameter(name="*")] = None,
     stride: int = 1,
     device: str = "auto",
     batch_size: int = 8,
@@ -151,6 +156,8 @@ def report(
         checkpoint: a name from `avsal zoo list`, a file, a folder or a Hub repository (default: the registry's).
         areas: CSV of areas of interest (name, left, top, right, bottom in 0..1, perhaps start, end in seconds).
         against: another result of the one film, whose maps are compared.
+        gaze: gaze table of the one film, of any number of viewers; the maps' NSS is computed for it.
+        reading: how to read the gaze table.
         stride: predict for every Nth frame.
         device: auto, cpu, cuda, cuda:1, mps.
         batch_size: windows per forward pass.
@@ -163,8 +170,8 @@ def report(
     from avsal.inference.files import predict_files
 
     boxes = read_areas(areas) if areas else []
-    if against is not None and len(films) != 1:
-        raise ConfigError("--against belongs to one film; give exactly one film with it.")
+    if (against is not None or gaze is not None) and len(films) != 1:
+        raise ConfigError("--against and --gaze belong to one film; give exactly one film with them.")
     pages: list[tuple[Viewing, Path]] = []
 
     def run(film: Path, target: Path, module: SaliencyModule | None, tick: Any) -> str:
@@ -177,7 +184,7 @@ def report(
             if outcome.folder is None:
                 raise MediaError(outcome.message or f"{film}: no result.")
             folder = outcome.folder
-        found = view(folder, areas=boxes, against=against)
+        found = view(folder, areas=boxes, against=against, gaze=gaze, reading=reading)
         pages.append((found, write_page(found, target)))
         numbers = found.summary()
         return f"{numbers['frames']} frames, entropy {numbers['entropy']:.3f}, {numbers['cuts']} cuts"

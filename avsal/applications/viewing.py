@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from avsal.applications.attention import saved, source_of
 from avsal.applications.paths import FloatArray
+from avsal.data.gaze.options import Reading
 from avsal.errors import DataError
 from avsal.files import csv_cells, write_json, write_text, writing
+from avsal.inference.files import gaze_points
 from avsal.io.render import colourise, overlay
 from avsal.io.shots import ShotDetector
-from avsal.io.video import VideoStream
+from avsal.io.video import VideoStream, probe
+from avsal.metrics.functional import nss
 
 #: Largest overlay film that is put into the page, in bytes; a larger one is linked to.
 LARGEST_FILM = 60_000_000
@@ -63,6 +67,7 @@ class Viewing:
         stills: (seconds, picture) of the most concentrated moments, (H, W, 3) uint8 with the heat map over it.
         areas: (n,) share of attention inside each area at each frame, NaN outside its time.
         against: (n,) correlation with another checkpoint's maps at each frame, if these were given.
+        nss: (n,) NSS of the map for the gaze recorded until the next frame, NaN where there is none, if it was given.
     """
 
     film: Path
@@ -73,6 +78,13 @@ class Viewing:
     stills: list[tuple[float, np.ndarray]]
     areas: dict[str, FloatArray]
     against: FloatArray | None = None
+    nss: FloatArray | None = None
+
+    @property
+    def extra(self) -> dict[str, FloatArray]:
+        """What was asked for beyond `rows`, by name: shares of areas, agreement with other maps, NSS of gaze."""
+        more = {"agreement": self.against, "nss": self.nss}
+        return self.areas | {name: values for name, values in more.items() if values is not None}
 
     def summary(self) -> dict[str, Any]:
         """Return the film's means as plain JSON; numbers that do not exist are null."""
@@ -85,13 +97,12 @@ class Viewing:
             **means,
             "areas": {name: _mean(values) for name, values in self.areas.items()},
             "agreement": None if self.against is None else _mean(self.against),
+            "nss": None if self.nss is None else _mean(self.nss),
         }
 
     def table(self) -> tuple[list[str], FloatArray]:
         """Return the names and the values of all columns, one row for each frame."""
-        extra = dict(self.areas) | ({"agreement": self.against} if self.against is not None else {})
-        values = np.column_stack([self.rows, *extra.values()]) if extra else self.rows
-        return [*COLUMNS, *extra], values
+        return [*COLUMNS, *self.extra], np.column_stack([self.rows, *self.extra.values()])
 
 
 def read_areas(path: Path) -> list[Area]:
@@ -121,13 +132,22 @@ def read_areas(path: Path) -> list[Area]:
     return areas
 
 
-def view(folder: Path, *, areas: Sequence[Area] = (), against: Path | None = None) -> Viewing:
+def view(
+    folder: Path,
+    *,
+    areas: Sequence[Area] = (),
+    against: Path | None = None,
+    gaze: Path | None = None,
+    reading: Reading | None = None,
+) -> Viewing:
     """Return what the maps of a folder of `avsal predict` say.
 
     Args:
         folder: the result; its film must still be in its place.
         areas: boxes whose share of attention is wanted.
         against: another result of the same film.
+        gaze: a gaze table, of any number of viewers.
+        reading: how to read it.
 
     Raises:
         DataError: a result is not complete, or the two are not of the same frames.
@@ -156,9 +176,13 @@ def view(folder: Path, *, areas: Sequence[Area] = (), against: Path | None = Non
         raise DataError(f"{folder}: there is no map.")
     found = np.array(rows)
     cuts, stills = _pictures(film, folder, found)
+    if gaze is not None:
+        points, _ = gaze_points(gaze, reading or Reading(), probe(film))
+        scores = _scores(folder, found[:, 0], points)
     return Viewing(
         film, folder, found, mean / mean.sum(), cuts, stills,
         {name: np.array(values) for name, values in shares.items()}, np.array(agreement) if agreement else None,
+        None if gaze is None else scores,
     )  # fmt: skip
 
 
@@ -234,6 +258,20 @@ def _correlation(one: FloatArray, other: FloatArray | None) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
+def _scores(folder: Path, times: FloatArray, points: FloatArray) -> FloatArray:
+    """Return the NSS of each map for the gaze from its time until the next one's (for the last, as long as before)."""
+    step = float(np.median(np.diff(times))) if len(times) > 1 else np.inf
+    inside = points[((points[:, 1:] >= 0) & (points[:, 1:] < 1)).all(1)]
+    frame = np.searchsorted(np.append(times, times[-1] + step), inside[:, 0], side="right") - 1
+    found = np.full(len(times), np.nan)
+    for k, (_, map_) in enumerate(saved(folder)):
+        here = inside[frame == k, :0:-1]  # (y, x)
+        if len(here):
+            cells = (here * map_.shape).astype(np.int64)
+            found[k] = float(nss(torch.from_numpy(map_), torch.from_numpy(cells)))
+    return found
+
+
 def _pictures(
     film: Path, folder: Path, rows: FloatArray
 ) -> tuple[list[float], list[tuple[float, np.ndarray]]]:
@@ -266,7 +304,7 @@ def _timeline(found: Viewing) -> str:
     """Return the timeline as an SVG picture, base64."""
     from matplotlib.figure import Figure
 
-    extra = {**found.areas, **({"agreement": found.against} if found.against is not None else {})}
+    extra = found.extra
     figure = Figure(figsize=(10, 4.2 if extra else 3), layout="constrained")
     axes = figure.subplots(2 if extra else 1, 1, sharex=True, squeeze=False)[:, 0]
     times = found.rows[:, 0]

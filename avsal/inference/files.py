@@ -428,7 +428,9 @@ def _write(
         keep_aux=correlation or settings.show is not None,
     )
     try:
-        points, counts = _gaze(gaze, settings, prediction.info)
+        points, counts = (
+            (None, None) if gaze is None else gaze_points(gaze, settings.gaze_reading, prediction.info)
+        )
         artist = Artist(
             folder,
             prediction,
@@ -494,18 +496,14 @@ def _write(
     }
 
 
-def _gaze(
-    path: Path | None, settings: Settings, info: MediaInfo
-) -> tuple[np.ndarray | None, dict[str, Any] | None]:
-    """Read a gaze table on the video's clock.
+def gaze_points(path: Path, reading: Reading, info: MediaInfo) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a gaze table on a video's clock.
 
     Returns:
         Rows (seconds, x, y) of the tracked samples with x and y in shares of the picture, and how many samples there
         are, were lost, and lie outside the picture; and, if there are any, how many rows the file itself marks as
         something else than a fixation, by reason.
     """
-    if path is None:
-        return None, None
     from avsal.data.gaze.tables import read_gaze_table
     from avsal.io.video import VideoReader
 
@@ -519,7 +517,7 @@ def _gaze(
             size=(info.height, info.width),
             times=times,
             video=info.path.stem,
-            **vars(settings.gaze_reading),
+            **vars(reading),
         )
         if not table.by_frame:
             # Raises, with both spans, where gaze and video are on different clocks.

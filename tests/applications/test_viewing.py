@@ -104,6 +104,25 @@ def test_results_of_other_frames_are_not_compared(result: Path, tmp_path: Path) 
         view(result, against=other)
 
 
+def test_recorded_gaze_is_scored_on_the_map_of_its_time(result: Path, tmp_path: Path) -> None:
+    table = tmp_path / "gaze.csv"
+    rows = [
+        (10.2 / 24, 4.5 / 16, 3.5 / 12),
+        (10.9 / 24, 4.5 / 16, 3.5 / 12),
+        (20.5 / 24, 0.1, 0.2),
+        (30, 0.5, 0.5),
+    ]
+    table.write_text("time_s,x_norm,y_norm\n" + "".join(f"{t:.5f},{x:.5f},{y:.5f}\n" for t, x, y in rows))
+    found = view(result, gaze=table)
+    assert found.nss is not None
+    maps = np.load(result / "maps.npy").astype(float)
+    known = np.flatnonzero(~np.isnan(found.nss))
+    assert known.tolist() == [10, 20]
+    assert found.nss[10] == pytest.approx((1 - 1 / 192) / maps[10].std(ddof=1))
+    assert found.nss[20] == pytest.approx((maps[20, 2, 1] - maps[20].mean()) / maps[20].std(ddof=1))
+    assert found.summary()["nss"] == pytest.approx(found.nss[known].mean(), abs=1e-4)
+
+
 @pytest.mark.parametrize("line", ["face,0.1,0.1,0.05,0.5", ",0,0,1,1", "face,a,0,1,1", "face,0,0,1"])
 def test_a_table_of_areas_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
     table = tmp_path / "areas.csv"

@@ -26,12 +26,12 @@ from PIL import Image
 from avsal.checkpoints.registry import default_checkpoint
 from avsal.cli import main as avsal
 from avsal.data.frames import FramePreprocessor
+from avsal.data.gaze.options import Reading
 from avsal.errors import DataError
 from avsal.inference.files import (
-    Settings,
-    _gaze,
     advice,
     expand,
+    gaze_points,
     predict_files,
     result_folders,
     weights_sha256,
@@ -583,8 +583,7 @@ def test_gaze_that_is_not_certain_is_refused_and_the_options_settle_it(
 def test_frame_numbers_count_from_the_first_picture_of_a_late_video(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "late.mp4", frames=12, fps=25, start=0.5, sound=tone(1.0))
     gaze = gaze_file(tmp_path / "gaze.csv", "frame,x_norm,y_norm", [(k, 0.5, 0.5) for k in range(12)])
-    points, _ = _gaze(gaze, Settings("small"), probe(path))
-    assert points is not None
+    points, _ = gaze_points(gaze, Reading(), probe(path))
     np.testing.assert_allclose(points[:, 0], stored_times(path), atol=1e-3)
 
 
@@ -593,12 +592,11 @@ def test_late_gaze_of_a_video_of_unknown_duration_is_taken(clip: Path, tmp_path:
         tmp_path / "gaze.csv", "time_s,x_norm,y_norm", [(0.5 + 0.02 * k, 0.5, 0.5) for k in range(20)]
     )
     info = replace(probe(clip), duration=None)
-    points, counts = _gaze(gaze, Settings("small"), info)
-    assert points is not None
+    points, counts = gaze_points(gaze, Reading(), info)
     assert len(points) == 20
     assert counts == {"samples": 20, "lost": 0, "outside": 0}
     with pytest.raises(DataError, match="different clocks"):  # it ends before the video begins
-        _gaze(gaze, Settings("small"), replace(info, start=5.0))
+        gaze_points(gaze, Reading(), replace(info, start=5.0))
 
 
 def test_late_gaze_of_a_real_video_of_unknown_duration(run: Run, real_data: Path, tmp_path: Path) -> None:

@@ -42,13 +42,12 @@ class OpenVideo:
     """Opens a video file; an instance is an item's `open_frames`."""
 
     path: Path
-    backend: str = "pyav"
 
     def __call__(self) -> Frames:
         """Return a reader of the file."""
         from avsal.io.video import VideoReader
 
-        return VideoReader(self.path, backend=self.backend)  # type: ignore[arg-type]
+        return VideoReader(self.path)
 
 
 def video_item(

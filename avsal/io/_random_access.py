@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -15,7 +15,7 @@ from av.codec.context import ThreadType
 from avsal.errors import MediaError
 from avsal.io._container import DECODE_ERRORS, container_family, open_media, require_video
 from avsal.io.clock import Clock, FrameTimes, frame_rate
-from avsal.io.picture import Orientation, Painter, examine_still, is_still
+from avsal.io.picture import Painter, examine_still, is_still
 from avsal.io.video import ONE_TO_ONE, VideoStream
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ class _AnotherFrame(Exception):
     """What follows a seek is not what decoding from the beginning gave."""
 
 
-class PyAVSource:
-    """Frames of a table through PyAV."""
+class FrameSource:
+    """The frames of a table, decoded one by one."""
 
     def __init__(self, path: Path, table: Table) -> None:
         self._path, self._table = path, table
@@ -165,7 +165,7 @@ class PyAVSource:
         except DECODE_ERRORS:
             return
 
-    def read(self, indices: list[int], size: tuple[int, int] | None) -> np.ndarray:
+    def read(self, indices: list[int]) -> np.ndarray:
         """Return (n, H, W, 3) uint8 RGB of ascending indices."""
         images = []
         for index in indices:
@@ -175,8 +175,8 @@ class PyAVSource:
                     f"{self._path}: frame {index} and the frames before it cannot be decoded; the file is "
                     "damaged: copy it again."
                 )
-            images.append(self._painter.paint(frame, size))
-        return np.stack(images) if images else np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
+            images.append(self._painter.paint(frame))
+        return np.stack(images) if images else np.zeros((0, 0, 0, 3), dtype=np.uint8)
 
     def _find(self, index: int) -> VideoFrame | None:
         key = int(self._table.key[index]) if self._seekable else 0
@@ -264,54 +264,3 @@ class PyAVSource:
         if self._container is not None:
             self._container.close()
             self._container = None
-
-
-class DecordSource:
-    """Frames of a table through decord, where that gives the same."""
-
-    def __init__(self, module: Any, path: Path) -> None:
-        self._module, self._path = module, path
-        self._readers: dict[tuple[int, int] | None, Any] = {}
-
-    @classmethod
-    def open(cls, path: Path, table: Table) -> DecordSource | None:
-        """Return a source, or None if decord is missing or would not give the same frames."""
-        if table.sums is not None:
-            return None
-        try:
-            import decord
-        except ImportError:
-            return None
-        with VideoStream(path) as video:
-            stored = video._first
-            if stored is None or video._painter.orientation(stored) != Orientation():
-                return None
-            if stored.format.components[0].bits != 8:
-                return None
-            shape = (stored.height, stored.width, 3)
-        source = cls(decord, path)
-        try:
-            reader = source._reader(None)
-            if len(reader) != len(table.times) or reader[0].shape != shape:
-                return None
-        except Exception:  # decord raises its own error type, or RuntimeError, for whatever is wrong
-            return None
-        return source
-
-    def _reader(self, size: tuple[int, int] | None) -> Any:
-        if size not in self._readers:
-            height, width = size or (-1, -1)
-            self._readers[size] = self._module.VideoReader(
-                str(self._path), ctx=self._module.cpu(0), width=width, height=height, num_threads=1
-            )
-        return self._readers[size]
-
-    def read(self, indices: list[int], size: tuple[int, int] | None) -> np.ndarray:
-        """Return (n, H, W, 3) uint8 RGB of ascending indices."""
-        if not indices:
-            return np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
-        return self._reader(size).get_batch(indices).asnumpy()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._readers.clear()

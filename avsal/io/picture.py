@@ -102,14 +102,12 @@ class Painter:
         """Return how a frame is shown."""
         return orientation(frame) if self._fixed is None else self._fixed
 
-    def paint(self, frame: VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB; `size` (H, W) is the upright picture's, None keeps the first frame's."""
+    def paint(self, frame: VideoFrame) -> np.ndarray:
+        """Return (H, W, 3) uint8 RGB of the first frame's size, also where the stream's size changes half-way."""
         shown = self.orientation(frame)
-        if size is None:
-            # A stream may change its size half-way; the picture keeps the size that it had first.
-            upright = (frame.width, frame.height) if shown.swaps else (frame.height, frame.width)
-            self._size = size = self._size or upright
-        height, width = size[::-1] if shown.swaps else size
+        upright = (frame.width, frame.height) if shown.swaps else (frame.height, frame.width)
+        self._size = self._size or upright
+        height, width = self._size[::-1] if shown.swaps else self._size
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
         )

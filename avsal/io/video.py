@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from av.codec.context import ThreadType
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
-    from avsal.io._random_access import DecordSource, PyAVSource, Table
-
-Backend = Literal["pyav", "decord", "auto"]
+    from avsal.io._random_access import FrameSource, Table
 
 #: Codecs of which, outside AVI, each packet gives exactly one picture.
 ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "ffv1", "prores", "dnxhd", "png", "rawvideo"})
@@ -390,30 +388,23 @@ class VideoReader(Closing):
 
     Args:
         path: any file that FFmpeg can open.
-        backend: "pyav"; "decord", which needs the package of that name; or "auto",
-            decord where it is installed. Files that decord cannot read with the same pixels (rotated, mirrored,
-            more than 8 bits per channel, AV1, damaged, or with frames that the packets do not tell) are read with
-            PyAV in every case.
 
     Raises:
         MediaError: at first use, if the file is missing, not media, or no frame can be decoded.
     """
 
-    def __init__(self, path: StrPath, *, backend: Backend = "pyav") -> None:
-        if backend not in ("pyav", "decord", "auto"):
-            raise ValueError(f"backend={backend!r}: choose 'pyav', 'decord' or 'auto'.")
+    def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
-        self.backend: Backend = backend
         self._table: Table | None = None
         self._info: MediaInfo | None = None
         self._forget()
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._source: PyAVSource | DecordSource | None = None
+        self._source: FrameSource | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("path", "backend", "_table", "_info")}
+        return {name: self.__dict__[name] for name in ("path", "_table", "_info")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -450,15 +441,11 @@ class VideoReader(Closing):
     def __len__(self) -> int:
         return len(self._frames().times)
 
-    def read(self, indices: Sequence[int], *, size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(self, indices: Sequence[int]) -> np.ndarray:
         """Return chosen frames.
 
         Args:
             indices: 0-based frame numbers in any order, repetitions allowed.
-            size: (H, W) to which the decoder's own scaler brings the pictures (swscale's bilinear, which
-                averages when it shrinks). It saves the time of handling large pictures in training; it is
-                not the resize of the papers' evaluation, and the backends round it differently (by a few
-                grey levels) while their pictures at full size are equal.
 
         Returns:
             (n, H, W, 3) uint8 RGB, upright. A frame that cannot be decoded is replaced by its neighbour.
@@ -481,18 +468,10 @@ class VideoReader(Closing):
             self._forget()
         order, place = np.unique(wanted, return_inverse=True)
         if self._source is None:
-            self._source = self._open(table)
-        images = self._source.read([int(i) for i in order], size)
-        return images[place]
+            from avsal.io._random_access import FrameSource
 
-    def _open(self, table: Table) -> PyAVSource | DecordSource:
-        from avsal.io._random_access import DecordSource, PyAVSource
-
-        if self.backend != "pyav":
-            source = DecordSource.open(self.path, table)
-            if source is not None:
-                return source
-        return PyAVSource(self.path, table)
+            self._source = FrameSource(self.path, table)
+        return self._source.read([int(i) for i in order])[place]
 
     def close(self) -> None:
         """Close the file; the next `read` opens it again."""

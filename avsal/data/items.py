@@ -109,11 +109,8 @@ class VideoItem:
         """Return the item with its number of frames and rate filled in (opens the file if needed)."""
         if self.frames is not None and self.fps is not None:
             return self
-        frames = self.open_frames()
-        try:
+        with contextlib.closing(self.open_frames()) as frames:
             return replace(self, frames=self.frames or len(frames), fps=self.fps or frames.fps)
-        finally:
-            frames.close()
 
 
 class Counts:

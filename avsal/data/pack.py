@@ -152,8 +152,8 @@ class _Sink(io.FileIO):
 
 
 def _write_video(file: Any, item: VideoItem, spec: ClipSpec) -> None:
-    opened = item.open(spec.audio.sample_rate if spec.audio else None, sound=spec.audio is not None)
-    try:
+    rate = spec.audio.sample_rate if spec.audio else None
+    with contextlib.closing(item.open(rate, sound=spec.audio is not None)) as opened:
         group = file.create_group(item.name)
         count = opened.count
         preprocess = FramePreprocessor(spec)
@@ -173,8 +173,6 @@ def _write_video(file: Any, item: VideoItem, spec: ClipSpec) -> None:
         _write_sound(group, opened)
         if opened.annotation is not None:
             _write_annotation(group.create_group("annotation"), opened.annotation, count)
-    finally:
-        opened.close()
 
 
 def _write_sound(group: Any, opened: OpenItem) -> None:

@@ -6,8 +6,9 @@ the reader when it is called.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from avsal.data.fixations import NO_IDS, NO_POINTS, FixationTable, IntArray, density_from_fixations, distinct
 from avsal.data.items import Annotation, Frames, VideoItem
@@ -80,6 +82,20 @@ def size_and_times(video: Path) -> tuple[tuple[int, int], NDArray[np.float64]]:
         return (reader.info.height, reader.info.width), reader.times
 
 
+@contextlib.contextmanager
+def open_image(path: Path, kind: str = "an image") -> Iterator[Image.Image]:
+    """Open an image file.
+
+    Raises:
+        DataError: it cannot be opened, or not be read inside the block.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as {kind} ({error}).") from error
+
+
 _DIGITS = re.compile(r"(\d+)(?=\D*$)")
 
 
@@ -104,16 +120,11 @@ class Pictures:
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return the (k, H, W, 3) uint8 RGB images at the given places."""
-        from PIL import Image
-
         pictures: dict[Path, NDArray[np.uint8]] = {}
         for path in (self.paths[k] for k in indices):
             if path not in pictures:
-                try:
-                    with Image.open(path) as image:
-                        pictures[path] = np.asarray(image.convert("RGB"))
-                except (OSError, SyntaxError) as error:
-                    raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+                with open_image(path) as image:
+                    pictures[path] = np.asarray(image.convert("RGB"))
         return np.stack([pictures[self.paths[k]] for k in indices])
 
     def close(self) -> None:
@@ -323,15 +334,9 @@ def read_map(path: Path) -> NDArray[np.float32]:
     Raises:
         DataError: the file cannot be read as an image.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            array = np.asarray(
-                image if image.mode in ("L", "F", "I", "I;16", "I;16B") else image.convert("L")
-            )
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a map ({error}).") from error
+    with open_image(path, "a map") as image:
+        grey = image.mode in ("L", "F", "I", "I;16", "I;16B")
+        array = np.asarray(image if grey else image.convert("L"))
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
     if array.dtype.kind in "iu":
@@ -345,18 +350,13 @@ def read_labels(path: Path) -> NDArray[np.bool_]:
     Raises:
         DataError: the file cannot be read as an image.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
-                colours = np.asarray(image.convert("RGB"))
-                # A palette may lack its colours: then the numbers are all there is.
-                indexed = image.mode == "P" and not colours.any()
-                return np.asarray(np.asarray(image) > 0 if indexed else colours.any(-1))
-            array = np.asarray(image.convert("L") if image.mode in ("LA", "La") else image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+    with open_image(path) as image:
+        if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
+            colours = np.asarray(image.convert("RGB"))
+            # A palette may lack its colours: then the numbers are all there is.
+            indexed = image.mode == "P" and not colours.any()
+            return np.asarray(np.asarray(image) > 0 if indexed else colours.any(-1))
+        array = np.asarray(image.convert("L") if image.mode in ("LA", "La") else image)
     return np.asarray(array.reshape(*array.shape[:2], -1).any(-1))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
-from avsal.data.gaze.clips import GazeClips, GazeVideo, OpenGazeVideo, OpenVrs, collate_gaze
+from avsal.data.gaze.clips import GazeClips, GazeVideo, OpenVrs, collate_gaze
 from avsal.data.gaze.segments import (
     ARIA,
     EGO4D,
@@ -257,19 +259,15 @@ class GazeDataModule(SaliencyDataModule, ABC):
         names = ("fixation", "saccade", "outside", "untracked")
         segments, items, which = self.gaze_segments(split)
         total = dict.fromkeys(names, 0)
-        opened: OpenGazeVideo | None = None
-        for place, segment in sorted(zip(which, segments, strict=True), key=lambda pair: pair[0]):
-            if opened is None or opened.item is not items[place]:
-                if opened is not None:
-                    opened.close()
-                opened = items[place].open(sound=False)
-            begin = segment.start * self.protocol.fps
-            kinds = opened.labels[begin : begin + self.protocol.frames, 2].astype(int)
-            for kind, name in enumerate(names):
-                total[name] += int((kinds == kind).sum())
-            total["untracked"] += self.protocol.frames - len(kinds)
-        if opened is not None:
-            opened.close()
+        by_file = sorted(zip(which, segments, strict=True), key=lambda pair: pair[0])
+        for place, group in groupby(by_file, key=lambda pair: pair[0]):
+            with closing(items[place].open(sound=False)) as opened:
+                for _, segment in group:
+                    begin = segment.start * self.protocol.fps
+                    kinds = opened.labels[begin : begin + self.protocol.frames, 2].astype(int)
+                    for kind, name in enumerate(names):
+                        total[name] += int((kinds == kind).sum())
+                    total["untracked"] += self.protocol.frames - len(kinds)
         return total
 
     # Lightning
@@ -349,11 +347,8 @@ def _has_sound(path: Path) -> bool:
 
 
 def _has_microphone(vrs: OpenVrs) -> bool:
-    recording = vrs()
-    try:
+    with closing(vrs()) as recording:
         return recording.has_audio
-    finally:
-        recording.close()
 
 
 def _duration(item: GazeVideo) -> float:
@@ -364,11 +359,8 @@ def _duration(item: GazeVideo) -> float:
         announced = probe(item.open_frames.path).duration
         if announced is not None:
             return announced
-    frames = item.open_frames()
-    try:
+    with closing(item.open_frames()) as frames:
         return float(frames.times[-1] - frames.times[0]) + 1.0 / item.protocol.fps
-    finally:
-        frames.close()
 
 
 class Ego4DGazeDataModule(GazeDataModule):

@@ -16,6 +16,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -33,7 +34,7 @@ from avsal.data.frames import fitting_size, resize_frames
 from avsal.data.items import Annotation, VideoItem
 from avsal.data.loading import ClipLoader, Sample, collate
 from avsal.data.module import SaliencyDataModule, Split, in_split
-from avsal.data.readers import PointAnnotation, still_item
+from avsal.data.readers import PointAnnotation, open_image, still_item
 from avsal.data.sets.salicon import OTHERS
 from avsal.errors import ConfigError, DataError
 from avsal.types import ClipSpec
@@ -94,13 +95,8 @@ class OpenPhotoFixations:
 
     def __call__(self) -> Annotation:
         """Return the annotation on the picture's own grid; every fixation counts."""
-        from PIL import Image
-
-        try:
-            with Image.open(self.image) as image:
-                size = image.height, image.width
-        except OSError as error:
-            raise DataError(f"{self.image}: cannot be read as an image ({error}).") from error
+        with open_image(self.image) as image:
+            size = image.height, image.width
         table = self._points((self.name,), size)
         return PhotoAnnotation(table, SIGMA * max(size), self._points(self.others, size).points)
 
@@ -328,8 +324,7 @@ class PhotosDataModule(SaliencyDataModule):
 
     def _frames(self) -> Iterator[Photo]:
         for item in self.clips.split_items("train") if self.clips is not None else []:
-            opened = item.open(sound=False)
-            try:
+            with closing(item.open(sound=False)) as opened:
                 step = max(1, round(self.clip_step * (item.fps or 25)))
                 # Eyes need half a second to leave what they saw before the clip.
                 for frame in range(step // 2, opened.count, step):
@@ -339,8 +334,6 @@ class PhotosDataModule(SaliencyDataModule):
                         size = torch.tensor(opened.annotation.size)
                         points = ((torch.from_numpy(found[0]) + 0.5) / size).flip(1).float()
                         yield Photo(f"{item.name}@{frame}", self._kept(opened.frames.read([frame])), points)
-            finally:
-                opened.close()
 
     def _kept(self, frames: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)

@@ -86,8 +86,9 @@ class Record:
         """ "AV", "V", "none" for baselines, "" where it is not known."""
         if self.system is not None:
             return self.system.modality
-        r = self.results
-        return class_named(r.model).modality(r.arguments) if r.model is not None else ""
+        cls = class_named(self.results.model)
+        known = cls.__name__.removesuffix("Module") == self.results.model  # not a class of the user's own
+        return cls.modality(self.results.arguments) if known else ""
 
     @cached_property
     def protocol(self) -> str:

@@ -159,6 +159,7 @@ def test_one_video_has_no_interval(tmp_path: Path) -> None:
     )
     found = board(write(tmp_path, run))
     assert np.isnan(found.entries[0].scores["cc"].low)
+    assert found.entries[0].modality == ""  # whether a class of the user's own hears is not known
     (table,) = leaderboard(found)  # and no tables of others, which have nothing to do with it
     assert [row[2].text for row in table.rows] == ["measured"]
 

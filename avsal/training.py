@@ -623,8 +623,8 @@ def _one_line(message: str) -> str | None:
 
 def _arguments_of(cls: Any) -> list[str]:
     """Return the names of a class's constructor arguments, those that go on to its bases too."""
-    found: dict[str, None] = {}
+    found: dict[str, Any] = cls.arguments() if issubclass(cls, SaliencyModule) else {}
     for base in cls.__mro__:
         if "__init__" in vars(base):
             found |= dict.fromkeys(inspect.signature(base.__init__).parameters)
-    return [name for name in found if name not in ("self", "args", "kwargs", "options")]
+    return [name for name in found if name not in ("self", "args", "kwargs", "options", "network")]

@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError
-from avsal.losses import correlation, kl_divergence, similarity
+from avsal.losses import kl_divergence
 from avsal.models.base import (
     S3DNetwork,
     SaliencyModule,
     check_multiple,
     choice,
-    cosine_schedule,
-    map_weights,
+    kl_cc_sim,
+    plateau_or_cosine,
+    trained,
     weighted_mean,
 )
 from avsal.nn.aspp import ASPP
@@ -419,7 +420,8 @@ class AVRSP(S3DNetwork):
         audio_samples: samples of the buffer in which the Hann-windowed sound lies.
         freeze_audio_bn: keep SoundNet's batch norms at their statistics; False for training from random
             weights.
-        coarse: give F_av^0 a map of its own, for the module's `coarse_weight`.
+        coarse_weight: weight of a second KL (ours), of the map that one convolution reads from F_av^0 and the
+            densities' means over its cells: small networks learn to listen by it. 0 leaves both out.
     """
 
     encoder: S3DFeatures
@@ -446,7 +448,7 @@ class AVRSP(S3DNetwork):
         audio_width: int = 16,
         audio_samples: int = AUDIO_SAMPLES,
         freeze_audio_bn: bool = True,
-        coarse: bool = False,
+        coarse_weight: float = 0.0,
     ) -> None:
         super().__init__()
         choice("fusion", fusion, get_args(Fusion))
@@ -455,6 +457,8 @@ class AVRSP(S3DNetwork):
             raise ConfigError(f"size={tuple(size)}: height and width must be at least 64 pixels.")
         if pairs not in range(5):
             raise ConfigError(f"pairs={pairs} is not known; allowed: 0, 1, 2, 3, 4.")
+        if coarse_weight < 0:
+            raise ConfigError(f"coarse_weight={coarse_weight} must be 0 (none) or more.")
         if heads < 1 or blocks < 1:
             raise ConfigError(f"heads={heads} and blocks={blocks} must be at least 1.")
         check_multiple("channels", channels, heads)
@@ -487,7 +491,7 @@ class AVRSP(S3DNetwork):
             {str(level): RegulatorGate(channels) for level in levels if gate and level > 0}
         )
         self.decoder = Decoder(channels, frames // 2)
-        self.coarse = nn.Conv3d(channels, 1, 1) if coarse else None
+        self.coarse = nn.Conv3d(channels, 1, 1) if coarse_weight else None
         if not audiovisual:
             return
         self.soundnet = SoundNet(audio_width)
@@ -583,10 +587,6 @@ class AVRSPModule(SaliencyModule):
     batch size are ours.
 
     Args:
-        audiovisual, frames, size, fusion, synergy, gate, pairs, channels, blocks, heads, scale_tokens, norm_tokens,
-            width, bn_momentum, freeze_bn, freeze_encoder, audio_width, audio_samples, freeze_audio_bn: see `AVRSP`.
-        coarse_weight: weight of a second KL (ours), of the map that one convolution reads from F_av^0 and the
-            densities' means over its cells: small networks learn to listen by it. 0 leaves both out.
         loss_weights: weights of CC and SIM (paper: 0.1 each).
         sim_norm: SIM of maps divided by their "sum", or after subtracting the minimum ("minmax").
         lr: rate of AdamW.
@@ -597,6 +597,7 @@ class AVRSPModule(SaliencyModule):
         allow_random_frozen: train behind frozen parts that were given no weights; refused otherwise.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
             after the backbones.
+        **network: arguments of `AVRSP`.
     """
 
     paper = "Relevance-guided audio visual fusion for video saliency prediction (AVRSP), arXiv 2411.11454"
@@ -605,7 +606,7 @@ class AVRSPModule(SaliencyModule):
     weights_of: ClassVar[dict[str, tuple[str, str]]] = {"encoder": ("backbone", "freeze_encoder")}
     network: AVRSP
     network_class = AVRSP
-    training_arguments = ("bn_momentum", "freeze_bn", "freeze_encoder", "freeze_audio_bn")
+    training_arguments = ("bn_momentum", "freeze_bn", "freeze_encoder", "freeze_audio_bn", "coarse_weight")
     sound_arguments = (
         "audiovisual", "fusion", "blocks", "heads", "scale_tokens", "norm_tokens", "audio_width", "audio_samples",
         "freeze_audio_bn", "coarse",
@@ -616,26 +617,7 @@ class AVRSPModule(SaliencyModule):
 
     def __init__(
         self,
-        audiovisual: bool = True,
-        frames: int = 32,
-        size: tuple[int, int] = (224, 384),
-        fusion: Fusion = "ravf",
-        synergy: bool = True,
-        gate: bool = True,
-        pairs: int = 3,
-        channels: int = 64,
-        blocks: int = 2,
-        heads: int = 8,
-        scale_tokens: bool = True,
-        norm_tokens: bool = False,
-        width: float = 1.0,
-        bn_momentum: float = 0.001,
-        freeze_bn: bool = False,
-        freeze_encoder: bool = False,
-        audio_width: int = 16,
-        audio_samples: int = AUDIO_SAMPLES,
-        freeze_audio_bn: bool = True,
-        coarse_weight: float = 0.0,
+        *,
         loss_weights: tuple[float, float] = (0.1, 0.1),
         sim_norm: Literal["sum", "minmax"] = "sum",
         lr: float = 1e-4,
@@ -645,37 +627,15 @@ class AVRSPModule(SaliencyModule):
         audio_backbone: str | None = None,
         allow_random_frozen: bool = False,
         init_from: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         choice("schedule", schedule, ("plateau", "cosine"))
         choice("sim_norm", sim_norm, ("sum", "minmax"))
-        if coarse_weight < 0:
-            raise ConfigError(f"coarse_weight={coarse_weight} must be 0 (none) or more.")
-        if audio_backbone and not audiovisual:
-            raise ConfigError("audio_backbone is given, but audiovisual=False has no SoundNet; leave it out.")
         self.save_hyperparameters(logger=False)
-        self.network = AVRSP(
-            audiovisual,
-            frames,
-            size,
-            fusion=fusion,
-            synergy=synergy,
-            gate=gate,
-            pairs=pairs,
-            channels=channels,
-            blocks=blocks,
-            heads=heads,
-            scale_tokens=scale_tokens,
-            norm_tokens=norm_tokens,
-            width=width,
-            bn_momentum=bn_momentum,
-            freeze_bn=freeze_bn,
-            freeze_encoder=freeze_encoder,
-            audio_width=audio_width,
-            audio_samples=audio_samples,
-            freeze_audio_bn=freeze_audio_bn,
-            coarse=coarse_weight > 0,
-        )
+        self.network = AVRSP(**network)
+        if audio_backbone and not self.network.audiovisual:
+            raise ConfigError("audio_backbone is given, but audiovisual=False has no SoundNet; leave it out.")
 
     def setup(self, stage: str) -> None:
         """Load the backbones, then `init_from`, before training starts."""
@@ -687,20 +647,11 @@ class AVRSPModule(SaliencyModule):
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the loss (Eq. 19) and its parts `kl`, `cc`, `sim` (CC and SIM positive), over labelled maps."""
-        maps, density = output.saliency(), batch["density"]
-        weights = map_weights(density, batch.get("labelled"))
-        # Under mixed precision zeros of the prediction need a regularisation above its rounding.
-        eps = 2.0**-52 if output.logits.dtype == torch.float32 else 1e-7
-        similar = similarity(maps, density, norm=self.hparams["sim_norm"])
-        terms = {
-            "kl": weighted_mean(kl_divergence(maps, density, eps=eps), weights),
-            "cc": weighted_mean(correlation(maps, density), weights),
-            "sim": weighted_mean(similar, weights),
-        }
+        terms, weights, eps = kl_cc_sim(output, batch, self.hparams["sim_norm"])
         w_cc, w_sim = self.hparams["loss_weights"]
         terms["loss"] = terms["kl"] - w_cc * terms["cc"] - w_sim * terms["sim"]
         if "coarse" in output.aux:
-            coarse = output.aux["coarse"]
+            coarse, density = output.aux["coarse"], batch["density"]
             # As the frames were: sizes that S3D cannot divide have zeros below and at the right.
             below, right = (32 * c - d for c, d in zip(coarse.shape[-2:], density.shape[-2:], strict=True))
             cells = F.avg_pool2d(F.pad(density, (0, right, 0, below)), 32)
@@ -712,14 +663,8 @@ class AVRSPModule(SaliencyModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW and the learning-rate schedule."""
         hp = self.hparams
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, hp["lr"], weight_decay=hp["weight_decay"])
-        if hp["schedule"] == "cosine":
-            steps = max(1, int(self.trainer.estimated_stepping_batches))
-            return {"optimizer": optimizer, "lr_scheduler": cosine_schedule(optimizer, steps)}
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
-        watch = {"scheduler": plateau, "monitor": "val/loss", "strict": False}
-        return {"optimizer": optimizer, "lr_scheduler": watch}
+        optimizer = torch.optim.AdamW(trained(self), hp["lr"], weight_decay=hp["weight_decay"])
+        return plateau_or_cosine(self, optimizer, patience=5)
 
 
 #: What `create_model("avrsp")` builds.

@@ -6,6 +6,7 @@ one file of this folder, and names its module class `MODULE` there.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
+from avsal.losses import correlation, kl_divergence, similarity
 from avsal.nn.s3d import S3DFeatures, pad_to_stride
 from avsal.nn.s3d_windows import S3DWindows
 from avsal.nn.state import check_finite, entries_of, make_room, random_layers
@@ -231,9 +233,10 @@ class S3DRunner(WindowRunner):
 class SaliencyModule(L.LightningModule):
     """Loss, optimiser recipe and metrics around a `SaliencyNetwork`.
 
-    A subclass calls `save_hyperparameters(logger=False)`, sets `self.network`, and defines `loss_terms`
-    and `configure_optimizers`. Its constructor arguments are the paper's ablation switches; together with
-    the state dict they rebuild the module.
+    A subclass sets `network_class` and `self.network`, calls `save_hyperparameters(logger=False)`, and defines
+    `loss_terms` and `configure_optimizers`. Its constructor lists the arguments of training and passes `**network` on
+    to the network, whose arguments are the paper's ablation switches; together with the state dict they rebuild the
+    module.
 
     Attributes:
         network: the network; its `spec` says what the data side must deliver.
@@ -299,6 +302,16 @@ class SaliencyModule(L.LightningModule):
                     ):
                         found[name] = parameter.default
         return found
+
+    def save_hyperparameters(
+        self, *args: Any, ignore: Any = None, frame: Any = None, logger: bool = True
+    ) -> None:
+        """Save the constructor's arguments as Lightning does, and the defaults of the network's that were not given."""
+        frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
+        super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
+        if not args and self.network_class is not None:
+            self.hparams.update({k: v for k, v in self.arguments().items() if k not in self.hparams})
+            self._hparams_initial = copy.deepcopy(self._hparams)
 
     @classmethod
     def architecture(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -634,6 +647,66 @@ def map_weights(density: Tensor, labelled: Tensor | None) -> Tensor:
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Return the mean of `values` under `weights` of the same shape; 0 where all weights are 0."""
     return (torch.where(weights > 0, values, 0) * weights).sum() / weights.sum().clamp_min(1.0)
+
+
+def kl_cc_sim(
+    output: SaliencyOutput, batch: Batch, sim_norm: Literal["sum", "minmax"]
+) -> tuple[dict[str, Tensor], Tensor, float]:
+    """Return the means of KL divergence, CC and SIM over the labelled maps of a batch.
+
+    Args:
+        output: of the network, on the grid of the densities.
+        batch: with `density` and, where not every map has ground truth, `labelled`.
+        sim_norm: how SIM normalises the maps (see `avsal.losses.similarity`).
+
+    Returns:
+        `kl`, `cc` and `sim` (CC and SIM positive), the weights (B, T_out) of the maps, and the regularisation of KL.
+    """
+    maps, density = output.saliency(), batch["density"]
+    weights = map_weights(density, batch.get("labelled"))
+    # Under mixed precision zeros of the prediction need a regularisation above its rounding.
+    eps = 2.0**-52 if output.logits.dtype == torch.float32 else 1e-7
+    terms = {
+        "kl": weighted_mean(kl_divergence(maps, density, eps=eps), weights),
+        "cc": weighted_mean(correlation(maps, density), weights),
+        "sim": weighted_mean(similarity(maps, density, norm=sim_norm), weights),
+    }
+    return terms, weights, eps
+
+
+def plateau_or_cosine(
+    module: SaliencyModule, optimizer: torch.optim.Optimizer, patience: int
+) -> dict[str, Any]:
+    """Return Lightning's entries for an optimiser and the schedule that `hparams["schedule"]` names.
+
+    Args:
+        module: whose training it is.
+        optimizer: of the module.
+        patience: "plateau" halves the rate after so many epochs without a lower validation loss; "cosine" falls to 0.
+    """
+    if module.hparams["schedule"] == "cosine":
+        return {"optimizer": optimizer, "lr_scheduler": cosine_schedule(optimizer, training_steps(module))}
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False},
+    }
+
+
+def stepwise(optimizer: torch.optim.Optimizer, milestones: Sequence[int]) -> dict[str, Any]:
+    """Return Lightning's entries for an optimiser whose rate falls to a tenth at each milestone, an epoch."""
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones), gamma=0.1)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+
+def training_steps(module: SaliencyModule) -> int:
+    """Return how many optimiser steps the training takes, at least 1."""
+    return max(1, int(module.trainer.estimated_stepping_batches))
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: float = 0.05) -> dict[str, Any]:

@@ -26,15 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError
-from avsal.losses import correlation, kl_divergence, similarity
 from avsal.models.base import (
     S3DNetwork,
     SaliencyModule,
     check_multiple,
     choice,
-    cosine_schedule,
-    map_weights,
-    weighted_mean,
+    kl_cc_sim,
+    plateau_or_cosine,
+    trained,
 )
 from avsal.nn.aspp import ASPP
 from avsal.nn.avim import AVIM
@@ -395,9 +394,6 @@ class CASPNetModule(SaliencyModule):
     validation loss stalls for 3 epochs.
 
     Args:
-        audiovisual, frames, size, fusion, softmax, stages, decoder, iterations, cpc_layers, alpha, alpha_top,
-            learnable_alpha, cpc_gradient, cpc_error, channels, growth, decoder_width, width, bn_momentum,
-            freeze_bn, audio_encoder, audio_width, audio_relu, freeze_audio, context: see `CASPNet`.
         loss: "consistent" is KL - 0.1 CC - 0.1 SIM; "printed" is KL + 0.1 CC - 0.1 SIM, the signs as printed.
         loss_weights: weights of CC and SIM (paper: 0.1 each).
         lr: rate of Adam.
@@ -408,6 +404,7 @@ class CASPNetModule(SaliencyModule):
         allow_random_frozen: train behind frozen parts that were given no weights; refused otherwise.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
             after the backbones.
+        **network: arguments of `CASPNet`.
     """
 
     paper = (
@@ -432,31 +429,7 @@ class CASPNetModule(SaliencyModule):
 
     def __init__(
         self,
-        audiovisual: bool = True,
-        frames: int = 16,
-        size: tuple[int, int] = (224, 384),
-        fusion: Fusion = "linear",
-        softmax: bool = False,
-        stages: Sequence[int] = (1, 2, 3, 4),
-        decoder: Decoder = "sal",
-        iterations: int = 3,
-        cpc_layers: int = 2,
-        alpha: float = 0.1,
-        alpha_top: float = 0.5,
-        learnable_alpha: bool = False,
-        cpc_gradient: Literal["own", "above", "total"] = "own",
-        cpc_error: Literal["sum", "mean"] = "sum",
-        channels: int = 256,
-        growth: int = 32,
-        decoder_width: int = 64,
-        width: float = 1.0,
-        bn_momentum: float = 0.001,
-        freeze_bn: bool = False,
-        audio_encoder: AudioEncoder = "vggish",
-        audio_width: int = 16,
-        audio_relu: bool = True,
-        freeze_audio: bool | None = None,
-        context: bool = False,
+        *,
         loss: Literal["consistent", "printed"] = "consistent",
         loss_weights: tuple[float, float] = (0.1, 0.1),
         lr: float = 1e-4,
@@ -466,42 +439,17 @@ class CASPNetModule(SaliencyModule):
         audio_backbone: str | None = None,
         allow_random_frozen: bool = False,
         init_from: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         choice("loss", loss, ("consistent", "printed"))
         choice("schedule", schedule, ("plateau", "cosine"))
-        if audio_backbone and not audiovisual:
-            raise ConfigError("audio_backbone is given, but audiovisual=False does not hear; leave it out.")
-        if audio_backbone and audio_encoder != "vggish":
-            raise ConfigError("audio_backbone holds VGGish; it needs audio_encoder='vggish'.")
         self.save_hyperparameters(logger=False)
-        self.network = CASPNet(
-            audiovisual,
-            frames,
-            size,
-            fusion=fusion,
-            softmax=softmax,
-            stages=stages,
-            decoder=decoder,
-            iterations=iterations,
-            cpc_layers=cpc_layers,
-            alpha=alpha,
-            alpha_top=alpha_top,
-            learnable_alpha=learnable_alpha,
-            cpc_gradient=cpc_gradient,
-            cpc_error=cpc_error,
-            channels=channels,
-            growth=growth,
-            decoder_width=decoder_width,
-            width=width,
-            bn_momentum=bn_momentum,
-            freeze_bn=freeze_bn,
-            audio_encoder=audio_encoder,
-            audio_width=audio_width,
-            audio_relu=audio_relu,
-            freeze_audio=freeze_audio,
-            context=context,
-        )
+        self.network = CASPNet(**network)
+        if audio_backbone and not self.network.audiovisual:
+            raise ConfigError("audio_backbone is given, but audiovisual=False does not hear; leave it out.")
+        if audio_backbone and not isinstance(self.network.audio_encoder, VGGish):
+            raise ConfigError("audio_backbone holds VGGish; it needs audio_encoder='vggish'.")
 
     def setup(self, stage: str) -> None:
         """Load the backbones, then `init_from`, before training starts."""
@@ -513,15 +461,7 @@ class CASPNetModule(SaliencyModule):
 
     def loss_terms(self, output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the loss and its parts `kl`, `cc`, `sim` (CC and SIM positive), over the labelled maps."""
-        maps, density = output.saliency(), batch["density"]
-        weights = map_weights(density, batch.get("labelled"))
-        # Under mixed precision zeros of the prediction need a regularisation above its rounding.
-        eps = 2.0**-52 if output.logits.dtype == torch.float32 else 1e-7
-        terms = {
-            "kl": weighted_mean(kl_divergence(maps, density, eps=eps), weights),
-            "cc": weighted_mean(correlation(maps, density), weights),
-            "sim": weighted_mean(similarity(maps, density, norm="minmax"), weights),
-        }
+        terms, _, _ = kl_cc_sim(output, batch, "minmax")
         w_cc, w_sim = self.hparams["loss_weights"]
         sign = -1.0 if self.hparams["loss"] == "consistent" else 1.0
         terms["loss"] = terms["kl"] + sign * w_cc * terms["cc"] - w_sim * terms["sim"]
@@ -530,14 +470,8 @@ class CASPNetModule(SaliencyModule):
     def configure_optimizers(self) -> Any:
         """Return Adam and the learning-rate schedule."""
         hp = self.hparams
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, hp["lr"], weight_decay=hp["weight_decay"])
-        if hp["schedule"] == "cosine":
-            steps = max(1, int(self.trainer.estimated_stepping_batches))
-            return {"optimizer": optimizer, "lr_scheduler": cosine_schedule(optimizer, steps)}
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
-        watch = {"scheduler": plateau, "monitor": "val/loss", "strict": False}
-        return {"optimizer": optimizer, "lr_scheduler": watch}
+        optimizer = torch.optim.Adam(trained(self), hp["lr"], weight_decay=hp["weight_decay"])
+        return plateau_or_cosine(self, optimizer, patience=3)
 
 
 #: What `create_model("caspnet")` builds.

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
 from avsal.losses import contrastive, gather_with_gradient, reverse_kl
-from avsal.models.base import SaliencyModule, SaliencyNetwork, check_multiple, choice
+from avsal.models.base import (
+    SaliencyModule,
+    SaliencyNetwork,
+    check_multiple,
+    choice,
+    trained,
+    training_steps,
+)
 from avsal.nn.mvit import (
     Grid,
     MultiscaleBlock,
@@ -505,8 +512,6 @@ class CSTSModule(SaliencyModule):
     except for one-dimensional parameters, gradients clipped to norm 1, float32.
 
     Args:
-        task, timing, fusion, contrast, size, frames, embed_dim, heads, depths, audio_depths, drop_path, contrast_dim,
-            spectrogram, sample_rate, window, hop, init_std, freeze_encoders: see `CSTS`.
         contrast: None is "post" for `fusion="sts"` (CSTS itself) and "none" for any other fusion.
         alpha: weight of the contrastive loss; None is 0.05 for anticipation and 0.01 for estimation (released
             configurations).
@@ -522,6 +527,7 @@ class CSTSModule(SaliencyModule):
         backbone: registry name or file of MViT-B's Kinetics weights, loaded when training starts.
         allow_random_frozen: train behind frozen parts that were given no weights; refused otherwise.
         init_from: a checkpoint of which every fitting parameter is copied when training starts, after the backbone.
+        **network: arguments of `CSTS`.
     """
 
     paper = "lai2024csts"
@@ -557,24 +563,8 @@ class CSTSModule(SaliencyModule):
 
     def __init__(
         self,
-        task: Task = "anticipation",
-        timing: Timing = "ego4d",
-        fusion: str = "sts",
+        *,
         contrast: str | None = None,
-        size: tuple[int, int] = (256, 256),
-        frames: int = 8,
-        embed_dim: int = 96,
-        heads: int = 1,
-        depths: Sequence[int] = (1, 2, 11, 2),
-        audio_depths: Sequence[int] = (1, 1, 1, 1),
-        drop_path: float = 0.2,
-        contrast_dim: int = 256,
-        spectrogram: tuple[int, int] = (256, 256),
-        sample_rate: int = 24000,
-        window: int = 240,
-        hop: int = 120,
-        init_std: float = 0.02,
-        freeze_encoders: bool = False,
         alpha: float | None = None,
         loss_frames: Literal["all", "tracked", "fixations"] = "all",
         metric_thresholds: str | Sequence[float] | None = None,
@@ -586,35 +576,16 @@ class CSTSModule(SaliencyModule):
         backbone: str | None = None,
         allow_random_frozen: bool = False,
         init_from: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
-        choice("fusion", fusion, tuple(FUSIONS))
         choice("loss_frames", loss_frames, ("all", "tracked", "fixations"))
         choice("positions", positions, ("2-D", "1-D"))
         if contrast is None:
-            contrast = "post" if fusion == "sts" else "none"
+            contrast = "post" if {"fusion": "sts", **network}["fusion"] == "sts" else "none"
         self.save_hyperparameters(logger=False)
-        self.alpha = alpha if alpha is not None else (0.05 if task == "anticipation" else 0.01)
-        self.network = CSTS(
-            task=task,
-            timing=timing,
-            fusion=fusion,
-            contrast=contrast,
-            size=size,
-            frames=frames,
-            embed_dim=embed_dim,
-            heads=heads,
-            depths=depths,
-            audio_depths=audio_depths,
-            drop_path=drop_path,
-            contrast_dim=contrast_dim,
-            spectrogram=spectrogram,
-            sample_rate=sample_rate,
-            window=window,
-            hop=hop,
-            init_std=init_std,
-            freeze_encoders=freeze_encoders,
-        )
+        self.network = CSTS(contrast=contrast, **network)
+        self.alpha = alpha if alpha is not None else (0.05 if self.network.task == "anticipation" else 0.01)
 
     @classmethod
     def architecture(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -708,14 +679,15 @@ class CSTSModule(SaliencyModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its cosine, stepped in every iteration."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
+        parameters = trained(self)
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, self.hparams["min_lr"])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, training_steps(self), self.hparams["min_lr"]
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -20,7 +20,15 @@ from torch.nn import functional as F
 
 from avsal.errors import ConfigError
 from avsal.losses import fixation_map, scanpath_saliency
-from avsal.models.base import SaliencyModule, SaliencyNetwork, check_multiple, choice, cosine_schedule
+from avsal.models.base import (
+    SaliencyModule,
+    SaliencyNetwork,
+    check_multiple,
+    choice,
+    cosine_schedule,
+    stepwise,
+    training_steps,
+)
 from avsal.models.mspi import MEAN, STD, saliency_terms
 from avsal.nn.imagesaliency import (
     LIGHT_ENCODERS,
@@ -37,7 +45,18 @@ Decoder = Literal["conv", "mean", "pyramid"]
 
 
 class ISP(SaliencyNetwork):
-    """Image-saliency network; see `ISPModule` for the arguments. Any image size is accepted by `core`."""
+    """Image-saliency network. Any image size is accepted by `core`.
+
+    Args:
+        encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100". "efficientnet_lite0" to
+            "efficientnet_lite4" are light ones with weights under Apache-2.0.
+        size: (height, width) of the pictures in training, multiples of 32. The pyramid sees pictures of this area
+            in their own aspect ratio.
+        channels: channels after the transitions at strides 16 and 32; the pyramid has none.
+        decoder: "conv" is trained; "mean" averages the encoder's channels, which already light up where
+            people look (Fig. 3): the way to a map from a released encoder without a decoder. "pyramid" is ours;
+            None takes it for the light encoders, "conv" for others.
+    """
 
     activation = "softmax"
     encoder: ImageSaliencyEncoder | PyramidEncoder
@@ -98,14 +117,6 @@ class ISPModule(SaliencyModule):
     """Image-saliency network with loss and recipe: train on SALICON, then on MIT1003, then plug it into MSPI.
 
     Args:
-        encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100". "efficientnet_lite0" to
-            "efficientnet_lite4" are light ones with weights under Apache-2.0.
-        size: (height, width) of the pictures in training, multiples of 32. The pyramid sees pictures of this area
-            in their own aspect ratio.
-        channels: channels after the transitions at strides 16 and 32; the pyramid has none.
-        decoder: "conv" is trained; "mean" averages the encoder's channels, which already light up where
-            people look (Fig. 3): the way to a map from a released encoder without a decoder. "pyramid" is ours;
-            None takes it for the light encoders, "conv" for others.
         lr: learning rate of AdamW.
         encoder_lr: share of it for the encoder.
         milestones: epochs at which the learning rate falls to a tenth.
@@ -114,6 +125,7 @@ class ISPModule(SaliencyModule):
         weight_decay: of AdamW.
         imagenet_weights: file or registry entry with timm's ImageNet weights of the encoder.
         init_from: checkpoint whose fitting parameters start the training (SALICON before MIT1003).
+        **network: arguments of `ISP`.
     """
 
     paper = (
@@ -127,10 +139,7 @@ class ISPModule(SaliencyModule):
 
     def __init__(
         self,
-        encoder: str = "convnext_tiny",
-        size: tuple[int, int] = (224, 224),
-        channels: tuple[int, int] = (96, 320),
-        decoder: Decoder | None = None,
+        *,
         lr: float = 1e-4,
         encoder_lr: float = 1.0,
         milestones: Sequence[int] = (7,),
@@ -139,11 +148,12 @@ class ISPModule(SaliencyModule):
         weight_decay: float = 0.0,
         imagenet_weights: str | None = None,
         init_from: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         choice("schedule", schedule, ("steps", "cosine"))
-        self.network = ISP(encoder, size, channels, decoder)
+        self.network = ISP(**network)
 
     @classmethod
     def from_authors(cls, state_dict: Mapping[str, Tensor], **options: Any) -> Self:
@@ -196,12 +206,9 @@ class ISPModule(SaliencyModule):
         ]
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=self.hparams["weight_decay"])
         if self.hparams["schedule"] == "cosine":
-            steps = int(self.trainer.estimated_stepping_batches)
+            steps = training_steps(self)
             return {"optimizer": optimizer, "lr_scheduler": cosine_schedule(optimizer, steps)}  # type: ignore[return-value]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(
-            optimizer, list(self.hparams["milestones"]), gamma=0.1
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        return stepwise(optimizer, self.hparams["milestones"])  # type: ignore[return-value]
 
 
 MODULE = ISPModule

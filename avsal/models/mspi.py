@@ -28,7 +28,16 @@ from torchvision.models.video.s3d import SepInceptionBlock3D
 
 from avsal.errors import ConfigError, WeightsError
 from avsal.losses import correlation, kl_divergence
-from avsal.models.base import SaliencyModule, SaliencyNetwork, WindowRunner, choice
+from avsal.models.base import (
+    SaliencyModule,
+    SaliencyNetwork,
+    WindowRunner,
+    choice,
+    map_weights,
+    stepwise,
+    trained,
+    weighted_mean,
+)
 from avsal.nn.audioresnet import AudioResNet18
 from avsal.nn.avfusion import FUSIONS, Fused, build_fusion
 from avsal.nn.densedecoder import STEPS, LateralBlock, Readout, SpatialAttention, enlarge
@@ -101,7 +110,30 @@ def _head(sizes: Sequence[int], norm: str, *, last_norm: bool) -> nn.Sequential:
 
 
 class MSPI(SaliencyNetwork):
-    """Network of MSPI; see `MSPIModule` for the arguments.
+    """Network of MSPI.
+
+    Args:
+        encoder: motion encoder, one of the seven of Table 6 (`avsal.nn.motion.MOTION_ENCODERS`).
+        size: (height, width) of the frames, multiples of 32; the paper has (224, 224) and (224, 384).
+        encoder_options: options of the motion encoder, such as {"slow_frames": "even"} (SlowFast),
+            {"patch_norm": True} (VideoSwin-S), {"shortcut_norm": False} (X3D-L).
+        audio: False removes the sound: the visual-only network.
+        fusion: Table 5: "avfb" (the paper's), "bilinear_avg", "bilinear_max", "avim" or "avim_cpc".
+        image_stream: "features" (the paper's), "maps" (V7: the image-saliency maps themselves are the
+            masks), "none" (baseline, V1) or "prior" (ours: the maps are also the prediction that motion corrects;
+            any ISP with `decoder="pyramid"` fits).
+        image_encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100". The light ones, such as
+            "efficientnet_lite0", have a decoder: image_stream "prior" or "maps".
+        motion_size: (height, width) that frames are shrunk to for the motion encoder, multiples of 32; with
+            image_stream "prior" the image stream then keeps the frames' own aspect ratio.
+        step: seconds between the clip's frames; None takes neighbouring frames, as the paper does.
+        projector_norm: "layer" (the released code, any batch size) or "batch" (the paper).
+        width: multiplier of the network's own widths, of S3D and of the audio encoder, for small networks.
+        bn_momentum: share of a batch in the running statistics of S3D, the Sep-Inception block and the
+            attention; 0.001 suits fine-tuning, about 0.1 short training from random weights.
+        freeze_audio: keep the audio encoder as it was loaded.
+        freeze_image: keep the image-saliency encoder as it was loaded.
+        freeze_motion: keep the motion encoder as it was loaded (ours: for small networks and few clips).
 
     Attributes:
         compute_av_loss: whether `core` returns `aux["loss_av"]`.
@@ -115,7 +147,7 @@ class MSPI(SaliencyNetwork):
         encoder: str = "s3d",
         size: tuple[int, int] = (224, 224),
         *,
-        encoder_options: Mapping[str, Any] | None = None,
+        encoder_options: dict[str, Any] | None = None,
         audio: bool = True,
         fusion: str = "avfb",
         image_stream: ImageStream = "features",
@@ -133,6 +165,9 @@ class MSPI(SaliencyNetwork):
         choice("image_stream", image_stream, ("features", "maps", "prior", "none"))
         choice("projector_norm", projector_norm, ("layer", "batch"))
         choice("fusion", fusion, FUSIONS)
+        if not isinstance(size, Sequence) or len(size) != 2:
+            raise ConfigError(f"size={size!r}: give height and width, such as [224, 384].")
+        size = (int(size[0]), int(size[1]))
         light = image_stream == "prior" or (image_stream == "maps" and image_encoder in LIGHT_ENCODERS)
         if image_encoder in LIGHT_ENCODERS and image_stream == "features":
             raise ConfigError(f"image_encoder={image_encoder!r} has image_stream 'prior' or 'maps'.")
@@ -151,7 +186,7 @@ class MSPI(SaliencyNetwork):
         seconds = step is not None
         self.spec = ClipSpec(
             frames=FRAMES,
-            size=(int(size[0]), int(size[1])),
+            size=size,
             step=step if step is not None else 1,
             step_unit="seconds" if seconds else "frames",
             mean=LIGHT_MEAN if image_encoder in LIGHT_ENCODERS else MEAN,
@@ -506,27 +541,6 @@ class MSPIModule(SaliencyModule):
     """MSPI with its loss (Equation 11) and recipe.
 
     Args:
-        encoder: motion encoder, one of the seven of Table 6 (`avsal.nn.motion.MOTION_ENCODERS`).
-        size: (height, width) of the frames, multiples of 32; the paper has (224, 224) and (224, 384).
-        encoder_options: options of the motion encoder, such as {"slow_frames": "even"} (SlowFast),
-            {"patch_norm": True} (VideoSwin-S), {"shortcut_norm": False} (X3D-L).
-        audio: False removes the sound: the visual-only network.
-        fusion: Table 5: "avfb" (the paper's), "bilinear_avg", "bilinear_max", "avim" or "avim_cpc".
-        image_stream: "features" (the paper's), "maps" (V7: the image-saliency maps themselves are the
-            masks), "none" (baseline, V1) or "prior" (ours: the maps are also the prediction that motion corrects;
-            any ISP with `decoder="pyramid"` fits).
-        image_encoder: a timm model; the paper's are "convnext_tiny" and "mobilenetv2_100". The light ones, such as
-            "efficientnet_lite0", have a decoder: image_stream "prior" or "maps".
-        motion_size: (height, width) that frames are shrunk to for the motion encoder, multiples of 32; with
-            image_stream "prior" the image stream then keeps the frames' own aspect ratio.
-        step: seconds between the clip's frames; None takes neighbouring frames, as the paper does.
-        projector_norm: "layer" (the released code, any batch size) or "batch" (the paper).
-        width: multiplier of the network's own widths, of S3D and of the audio encoder, for small networks.
-        bn_momentum: share of a batch in the running statistics of S3D, the Sep-Inception block and the
-            attention; 0.001 suits fine-tuning, about 0.1 short training from random weights.
-        freeze_audio: keep the audio encoder as it was loaded.
-        freeze_image: keep the image-saliency encoder as it was loaded.
-        freeze_motion: keep the motion encoder as it was loaded (ours: for small networks and few clips).
         av_weight: lambda of Equation 11 (Table 4); 0 trains with the saliency loss alone.
         lr: initial learning rate.
         milestones: epochs at which the learning rate falls to a tenth.
@@ -541,6 +555,7 @@ class MSPIModule(SaliencyModule):
             stay random, so it needs `freeze_image=False`.
         allow_random_frozen: train behind frozen encoders that were given no weights; refused otherwise.
         init_from: checkpoint whose fitting parameters start the training.
+        **network: arguments of `MSPI`.
     """
 
     paper = (
@@ -577,21 +592,7 @@ class MSPIModule(SaliencyModule):
 
     def __init__(
         self,
-        encoder: str = "s3d",
-        size: tuple[int, int] = (224, 224),
-        encoder_options: dict[str, Any] | None = None,
-        audio: bool = True,
-        fusion: str = "avfb",
-        image_stream: ImageStream = "features",
-        image_encoder: str = "convnext_tiny",
-        motion_size: tuple[int, int] | None = None,
-        step: float | None = None,
-        projector_norm: Literal["layer", "batch"] = "layer",
-        width: float = 1.0,
-        bn_momentum: float = 1e-3,
-        freeze_audio: bool = True,
-        freeze_image: bool = True,
-        freeze_motion: bool = False,
+        *,
         av_weight: float = 1.0,
         lr: float = 1e-4,
         milestones: Sequence[int] = (60,),
@@ -603,6 +604,7 @@ class MSPIModule(SaliencyModule):
         imagenet_weights: str | None = None,
         allow_random_frozen: bool = False,
         init_from: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -610,25 +612,7 @@ class MSPIModule(SaliencyModule):
             self.monitor = "epoch"
         if av_weight < 0:
             raise ConfigError(f"av_weight={av_weight}: lambda of Equation 11 is not negative.")
-        if not isinstance(size, Sequence) or len(size) != 2:
-            raise ConfigError(f"size={size!r}: give height and width, such as [224, 384].")
-        self.network = MSPI(
-            encoder,
-            (int(size[0]), int(size[1])),
-            encoder_options=encoder_options,
-            audio=audio,
-            fusion=fusion,
-            image_stream=image_stream,
-            image_encoder=image_encoder,
-            motion_size=motion_size,
-            step=step,
-            projector_norm=projector_norm,
-            width=width,
-            bn_momentum=bn_momentum,
-            freeze_audio=freeze_audio,
-            freeze_image=freeze_image,
-            freeze_motion=freeze_motion,
-        )
+        self.network = MSPI(**network)
         if av_weight == 0 and self.network.compute_av_loss:
             # Without their loss the heads never see a gradient, which distributed training does not forgive.
             self.network.compute_av_loss = False
@@ -737,14 +721,10 @@ class MSPIModule(SaliencyModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW over everything that is not frozen, and the stepwise schedule."""
-        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            trainable, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
+            trained(self.network), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
         )
-        schedule = torch.optim.lr_scheduler.MultiStepLR(
-            optimizer, list(self.hparams["milestones"]), gamma=0.1
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        return stepwise(optimizer, self.hparams["milestones"])  # type: ignore[return-value]
 
 
 def saliency_terms(output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
@@ -753,13 +733,10 @@ def saliency_terms(output: SaliencyOutput, batch: Batch) -> dict[str, Tensor]:
     maps = output.saliency()
     if maps.shape[-2:] != density.shape[-2:]:
         maps = F.interpolate(maps, size=density.shape[-2:], mode="bilinear", align_corners=False)
-    weight = batch["labelled"].to(maps) if "labelled" in batch else maps.new_ones(maps.shape[:2])
-    # An empty density says nothing about where people looked, whatever its label.
-    weight = weight * (density.flatten(2).amax(-1) > 0)
-    total = weight.sum().clamp_min(1.0)
+    weights = map_weights(density, batch.get("labelled"))
     return {
-        "kl": (kl_divergence(maps, density) * weight).sum() / total,
-        "cc": (correlation(maps, density) * weight).sum() / total,
+        "kl": weighted_mean(kl_divergence(maps, density), weights),
+        "cc": weighted_mean(correlation(maps, density), weights),
     }
 
 

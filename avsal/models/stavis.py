@@ -9,10 +9,8 @@ weights come from; the paper's variant is an argument.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
@@ -21,7 +19,17 @@ from torch.nn import functional as F
 
 from avsal.errors import ConfigError
 from avsal.losses import correlation, cross_entropy, fixation_map, scanpath_saliency
-from avsal.models.base import SaliencyModule, SaliencyNetwork, WindowRunner, check_multiple, choice
+from avsal.models.base import (
+    SaliencyModule,
+    SaliencyNetwork,
+    WindowRunner,
+    check_multiple,
+    choice,
+    cosine_schedule,
+    stepwise,
+    trained,
+    training_steps,
+)
 from avsal.nn.resnet3d import ResNet3D
 from avsal.nn.resnet3d_windows import ResNet3DWindows
 from avsal.nn.soundnet import SoundNet, one_dimensional, published_name
@@ -528,8 +536,6 @@ class STAViSModule(SaliencyModule):
     Batches have 128 clips in the paper, 60 epochs.
 
     Args:
-        audiovisual, frames, size, localisation, maps, fusion, hidden, dsam_maps, width, blocks,
-            audio_width, audio_samples, audio_pool, visual_pool, projection_relu, via, targets, prior: see `STAViS`.
         loss_weights: w_1, w_2, w_3 of cross-entropy, CC and NSS (Eq. 11).
         deep_supervision: weight of the same loss on the four DSAM maps: "falling" from 1 to 0 at the last
             epoch (released), "constant" 1 (Eq. 6) or "none" (Eq. 7). None: "falling" for a visual-only
@@ -548,6 +554,7 @@ class STAViSModule(SaliencyModule):
         audio_backbone: the same for SoundNet.
         init_from: a checkpoint of which every fitting parameter is copied when training starts; it comes
             after the backbones.
+        **network: arguments of `STAViS`.
     """
 
     paper = "tsiami2020stavis"
@@ -567,24 +574,7 @@ class STAViSModule(SaliencyModule):
 
     def __init__(
         self,
-        audiovisual: bool = True,
-        frames: int = 16,
-        size: tuple[int, int] = (112, 112),
-        localisation: Localisation = "bilinear",
-        maps: int | None = None,
-        fusion: Fusion = "concatenation",
-        hidden: int = 128,
-        dsam_maps: int = 16,
-        width: int = 64,
-        blocks: Sequence[int] = (3, 4, 6),
-        audio_width: int = 16,
-        audio_samples: int = AUDIO_SAMPLES,
-        audio_pool: Literal["fixed", "global"] = "fixed",
-        visual_pool: Literal["central", "all"] = "central",
-        projection_relu: bool = True,
-        via: tuple[int, int] | None = (240, 320),
-        targets: Targets = "released",
-        prior: tuple[int, int] | None = None,
+        *,
         loss_weights: tuple[float, float, float] = (0.1, 2.0, 1.0),
         deep_supervision: DeepSupervision | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
@@ -596,19 +586,21 @@ class STAViSModule(SaliencyModule):
         backbone: str | None = None,
         audio_backbone: str | None = None,
         init_from: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         choice("optimizer", optimizer, ("sgd", "adamw"))
         choice("schedule", schedule, ("multistep", "cosine"))
         if choice("keep", keep, ("best", "last")) == "last":
             self.monitor = "epoch"
+        self.network = STAViS(**network)
+        audiovisual = self.network.audiovisual
         if deep_supervision is None:
             deep_supervision = "none" if audiovisual else "falling"
         choice("deep_supervision", deep_supervision, get_args(DeepSupervision))
         if audio_backbone and not audiovisual:
             raise ConfigError("audio_backbone is given, but audiovisual=False has no SoundNet; leave it out.")
         self.save_hyperparameters(logger=False)
-        self.network = STAViS(**{name: self.hparams[name] for name in signature(STAViS).parameters})
         self.deep_supervision: DeepSupervision = deep_supervision
         # What no loss reaches takes no part in training; distributed training would wait for its gradients.
         for name, parameter in self.network.named_parameters():
@@ -713,9 +705,8 @@ class STAViSModule(SaliencyModule):
         hp = self.hparams
         if hp["optimizer"] == "adamw":
             rate = hp["lr"] or 1e-3
-            parameters = [p for p in self.parameters() if p.requires_grad]
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-                parameters, rate, weight_decay=hp["weight_decay"]
+                trained(self), rate, weight_decay=hp["weight_decay"]
             )
         else:
             optimizer = torch.optim.SGD(
@@ -725,20 +716,10 @@ class STAViSModule(SaliencyModule):
                 weight_decay=hp["weight_decay"],
             )
         if hp["schedule"] == "cosine":
-            total = max(1, int(self.trainer.estimated_stepping_batches))
-            warm = max(1, round(0.05 * total))
-
-            def factor(step: int) -> float:
-                rising = (step + 1) / warm
-                falling = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, step - warm) / max(1, total - warm))))
-                return min(1.0, rising) * falling
-
-            cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+            return {"optimizer": optimizer, "lr_scheduler": cosine_schedule(optimizer, training_steps(self))}
         # The authors count epochs from 1 and lower the rate before the milestone's epoch.
         epochs = [int(m * self._epochs()) if m < 1 else int(m) for m in hp["milestones"]]
-        steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, e - 1) for e in epochs], gamma=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
+        return stepwise(optimizer, [max(1, e - 1) for e in epochs])
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the authors' parameter groups: each part of the network with its own rate.

@@ -5,7 +5,6 @@ Each model file holds its own map from the authors' names; this file only finds 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -83,12 +82,7 @@ def convert(format: str, state_dict: Mapping[str, Tensor], **options: Any) -> Sa
             f"There is no format {format!r} to convert; the formats are: {', '.join(formats())}."
         )
     cls = model_class(format)
-    known = [
-        name
-        for function in (cls.from_authors, cls.__init__)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ("self", "state_dict") and parameter.kind is not parameter.VAR_KEYWORD
-    ]
+    known = cls.arguments()
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise WeightsError(f"{format} takes no option {', '.join(unknown)}; it takes: {', '.join(known)}.")

@@ -264,7 +264,7 @@ def test_losses_equal_the_authors(functions: tuple) -> None:
     ]
     assert float(audio_visual_loss(*vectors)) == pytest.approx(float(expected["av_loss"]), abs=1e-5)
 
-    module = MSPIModule("s3d", (32, 32), width=0.1, audio=False, image_stream="none")
+    module = MSPIModule(encoder="s3d", size=(32, 32), width=0.1, audio=False, image_stream="none")
     output = SaliencyOutput(log_map[:, None], "softmax")
     terms = module.loss_terms(output, {"density": density[:, None]})
     assert float(terms["loss"]) == pytest.approx(float(expected["sal_loss"]), abs=1e-5)
@@ -553,7 +553,7 @@ def test_encoder_weights_come_from_published_files(tmp_path: Path) -> None:
 def test_saliency_maps_as_masks_need_a_decoder_with_weights(tmp_path: Path) -> None:
     from avsal.models.isp import ISPModule
 
-    isp = ISPModule("mobilenetv2_035", (64, 96), (16, 56))
+    isp = ISPModule(encoder="mobilenetv2_035", size=(64, 96), channels=(16, 56))
     torch.save({"state_dict": isp.state_dict()}, tmp_path / "isp.pth")
     module = tiny(image_stream="maps", audio=False, image_weights=str(tmp_path / "isp.pth"))
     module.load_encoders()
@@ -635,7 +635,7 @@ def test_without_the_audio_visual_loss_every_trainable_parameter_gets_a_gradient
 
 def test_options_that_are_not_there_are_told() -> None:
     with pytest.raises(ConfigError, match="mvitv2s"):
-        MSPIModule("i3d")
+        MSPIModule(encoder="i3d")
     with pytest.raises(ConfigError, match="multiples of 32"):
         MSPIModule(size=(225, 224))
     with pytest.raises(ConfigError, match="avim_cpc"):

@@ -429,7 +429,7 @@ def test_first_predictions_are_about_a_quarter_of_a_percent() -> None:
 
 @pytest.mark.parametrize("audiovisual", [False, True])
 def test_a_learned_prior_adds_its_enlarged_map_and_starts_at_the_centre(audiovisual: bool) -> None:
-    module = STAViSModule(audiovisual, prior=(4, 8), deep_supervision="none", **SMALL).eval()
+    module = STAViSModule(audiovisual=audiovisual, prior=(4, 8), deep_supervision="none", **SMALL).eval()
     clip, sound = torch.randn(2, 3, 16, 64, 64), torch.randn(2, 20000)
     network, prior = module.network, module.network.prior
     assert prior is not None

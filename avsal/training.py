@@ -31,6 +31,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
+import avsal
 from avsal.checkpoints.file import read_pickle
 from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
 from avsal.evaluation.results import checkpoint_of, weights_hash
@@ -531,6 +532,15 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def _with_package(before: str, argument: str) -> str:
+    """Return a command line's argument; a model or a data set of avsal may be named by its class alone."""
+    flag, equals, name = argument.rpartition("=") if argument.startswith("--") else (before, "", argument)
+    named = re.fullmatch(r"--(model|data)(\.help|\.class_path)?", flag)
+    if named and name.endswith("Module") and hasattr(avsal, name):
+        return f"{flag}=avsal.{name}" if equals else f"avsal.{name}"
+    return argument
+
+
 def main(argv: ArgsType = None) -> int:
     """Run `lightning fit|validate|test|predict` with the arguments of `sys.argv`.
 
@@ -547,7 +557,7 @@ def main(argv: ArgsType = None) -> int:
         "Be aware",
     ):
         warnings.filterwarnings("ignore", message=noise)
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = [_with_package(*pair) for pair in itertools.pairwise(["", *sys.argv[1:]])]
     if "LOCAL_RANK" not in os.environ:
         os.environ.pop(_RUN, None)
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):

@@ -20,7 +20,8 @@ import avsal
 from avsal import cli
 from avsal.errors import ConfigError
 from avsal.evaluation.results import Results, checkpoint_of, weights_hash
-from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments, new_run_folder
+from avsal.models import model_class
+from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments, main, new_run_folder
 
 ROOT = Path(avsal.__file__).parents[1]
 MODEL = """
@@ -530,3 +531,29 @@ def test_added_callbacks_do_not_drop_ours_and_print_config_shows_the_stack(
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "examples").glob("*.yaml")))
 def test_every_example_is_a_valid_configuration(name: str) -> None:
     check_config_file(ROOT / "examples" / name)
+
+
+@pytest.mark.parametrize("name", ["STAViSModule", "avsal.CSTSModule"])
+def test_the_help_of_a_model_explains_the_arguments_of_its_network(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["avsal", "fit", "--model.help", name])
+    with pytest.raises(SystemExit):
+        main()
+    shown = " ".join(capsys.readouterr().out.split())
+    cls = getattr(avsal, name.rpartition(".")[2])
+    assert all(f"--model.{argument} " in shown for argument in cls.arguments())
+    told = {"STAViSModule": "D_h of the two projections. (type: int, default: 128)"}
+    assert told.get(name, "(type: Literal['anticipation', 'estimation'], default: anticipation)") in shown
+
+
+@pytest.mark.parametrize("name", avsal.list_models())
+def test_a_module_records_every_effective_argument_and_is_rebuilt_from_them(name: str) -> None:
+    cls = model_class(name)
+    module = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in cls.small.items()})
+    assert set(module.hparams) == set(cls.arguments())
+    again = cls(**module.hparams)
+    assert dict(again.hparams) == dict(module.hparams)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in module.state_dict().items()
+    }

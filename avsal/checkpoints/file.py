@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-import avsal
-from avsal.errors import ConfigError, MediaError, WeightsError
+from avsal.errors import ConfigError, DataError, WeightsError
 from avsal.files import write_text, writing
-from avsal.io.limits import check
-
-if TYPE_CHECKING:
-    from avsal.models.base import SaliencyModule
+from avsal.nn.state import CAFFE2, CONTAINERS, tensors_of
+from avsal.npy import read_npy
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
-
-
-def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:
-    """Return the configuration that rebuilds a module: model name, constructor arguments, avsal's version.
-
-    Args:
-        module: the module; its hyper-parameters are its constructor arguments.
-        **extra: further entries, such as `source` and `licence`; None values are left out.
-    """
-    from avsal.models.base import model_name
-
-    arguments = {k: None if k in module.start_arguments else v for k, v in dict(module.hparams).items()}
-    return {
-        "format_version": FORMAT_VERSION,
-        "model": model_name(module),
-        "arguments": plain(arguments),
-        "avsal_version": avsal.__version__,
-        **{key: value for key, value in extra.items() if value is not None},
-    }
 
 
 def plain(value: Any) -> Any:
@@ -60,76 +37,6 @@ def plain(value: Any) -> Any:
     raise ConfigError(
         f"A constructor argument of type {type(value).__name__} cannot be stored; use numbers, text, lists."
     )
-
-
-def build(config: Mapping[str, Any], where: str, *, trusted: bool = False) -> SaliencyModule:
-    """Return a freshly initialised module from a stored configuration.
-
-    Args:
-        config: model and arguments.
-        where: how errors call it.
-        trusted: it is ours, and its arguments need not be tried before memory is reserved for them.
-
-    Raises:
-        WeightsError: the configuration is incomplete, of a newer format, its arguments are not the model's, or they
-            describe a network beyond the limits AVSAL_MAX_PARAMETERS and AVSAL_MAX_CLIP_VALUES (`avsal.io.limits`).
-    """
-    from avsal.models import create_model
-
-    if config.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-        raise WeightsError(
-            f"{where} is of checkpoint format {config['format_version']}, this avsal {avsal.__version__} reads "
-            f"{FORMAT_VERSION}; install a newer avsal."
-        )
-    model, arguments = config.get("model"), config.get("arguments", {})
-    if not isinstance(model, str) or not isinstance(arguments, Mapping):
-        raise WeightsError(f"{where} does not say which model it belongs to; it is not an avsal checkpoint.")
-    arguments = {str(key): _tuples(value) for key, value in arguments.items()}
-    try:
-        if not trusted:
-            with torch.device("meta"), _limited(where):
-                clip = create_model(model, **arguments).spec
-            values = 3 * clip.frames * clip.size[0] * clip.size[1]
-            check("AVSAL_MAX_CLIP_VALUES", values, f"{where} asks for clips of {values:,} values")
-        return create_model(model, **arguments)
-    except MediaError as error:
-        raise WeightsError(str(error)) from None
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise WeightsError(
-            f"{where}: no {model} can be built from its arguments ({type(error).__name__}: {error})."
-        ) from error
-    except ConfigError as error:
-        raise WeightsError(
-            f"{where} (written by avsal {config.get('avsal_version', '?')}) does not fit this avsal "
-            f"{avsal.__version__}: {error}"
-        ) from error
-
-
-@contextlib.contextmanager
-def _limited(where: str) -> Iterator[None]:
-    """Stop the building of a network in this thread when its parameters pass the limit."""
-    thread, total, entries = threading.get_ident(), 0, 0
-
-    def count(module: torch.nn.Module, name: str, value: Tensor | None) -> None:
-        nonlocal total, entries
-        if value is not None and threading.get_ident() == thread:
-            total, entries = total + value.numel(), entries + 1
-            check(
-                "AVSAL_MAX_PARAMETERS", total, f"{where} describes a network of at least {total:,} parameters"
-            )
-            if entries > 20_000:
-                raise MediaError(f"{where} describes a network of more than 20,000 parts; it is damaged.")
-
-    hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _tuples(value: Any) -> Any:
-    # JSON knows no tuples; constructors take (height, width) and the like as tuples.
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def write_checkpoint(
@@ -178,39 +85,6 @@ def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
             value = cast
     # A copy of its own for every entry: the format has no shared memory.
     return value.clone(memory_format=torch.contiguous_format)
-
-
-def save_pretrained(
-    module: SaliencyModule,
-    folder: Path | str,
-    *,
-    dtype: torch.dtype | None = None,
-    repo_id: str | None = None,
-    push_to_hub: bool = False,
-    **publish_options: Any,
-) -> Path:
-    """Write a module as `model.safetensors` and `config.json`; `from_pretrained(folder)` gives it back.
-
-    Args:
-        module: the module; its mode and device do not matter.
-        folder: is created; files of an earlier save are replaced.
-        dtype: storage type of floating-point entries, such as `torch.float16` for half the size. Loading
-            gives float32 unless asked otherwise.
-        repo_id: Hub repository for `push_to_hub`; the folder's name by default.
-        push_to_hub: also publish it (see `avsal.zoo.publish`).
-        **publish_options: go to `publish`.
-
-    Returns:
-        The folder.
-    """
-    folder = write_checkpoint(Path(folder), module.state_dict(), config_of(module), dtype)
-    if push_to_hub:
-        from avsal.zoo.publishing import publish
-
-        publish(module, repo_id or folder.name, dtype=dtype, **publish_options)
-    elif publish_options:
-        raise ConfigError(f"save_pretrained takes no {', '.join(publish_options)} unless push_to_hub=True.")
-    return folder
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -334,3 +208,61 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "avsal_version": ours.get("version"),
     }
     return dict(content["state_dict"]), config
+
+
+def _nested_arrays(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of a dictionary of dictionaries in a .npy file, under their joined keys."""
+    try:
+        content = read_npy(path)
+    except DataError as error:
+        raise WeightsError(str(error)) from error
+    if not isinstance(content, dict):
+        return {}
+    return {
+        f"{outer}.{name}": torch.from_numpy(np.array(value, dtype=np.float32))
+        for outer, inner in content.items()
+        if isinstance(inner, dict)
+        for name, value in inner.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    }
+
+
+def read_state_dict(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
+    """Return the state dict of an authors' file, wherever in the file it is.
+
+    Args:
+        path: a PyTorch file (loaded with `weights_only`), safetensors, or arrays by layer and name in a .npy file.
+        prefix: keep the entries whose names begin so, without it.
+
+    Raises:
+        WeightsError: the file is damaged, wants to run code, or holds no state dict.
+    """
+    if path.suffix.lower() == ".safetensors":
+        content: Any = read_safetensors(path)[0]
+    elif path.suffix.lower() == ".npy":
+        content = _nested_arrays(path)
+    else:
+        try:
+            content = read_pickle(path)
+        except WeightsError as error:
+            if path.suffix.lower() == ".pkl":  # how caffe2 names them; nothing of it is run to find out
+                raise WeightsError(f"{error} If it is SlowFast's: {CAFFE2}") from error
+            raise
+    found = content
+    for container in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            found = content[container]
+            break
+    if not isinstance(found, Mapping) or not found or not any(isinstance(v, Tensor) for v in found.values()):
+        keys = (
+            ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise WeightsError(f"{path}: no state dict in this file; it holds: {keys or 'nothing'}.")
+    state = tensors_of(found)
+    if prefix is not None:
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if not state:
+            raise WeightsError(
+                f"{path}: no entry begins with {prefix!r}; found {', '.join(list(found)[:5])}, …."
+            )
+    return state

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avsal.errors import ConfigError
+from avsal.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from avsal.models.base import SaliencyModule
 
 _NOT_PAPERS = {"base"}
@@ -60,3 +63,45 @@ def create_model(name: str, **options: Any) -> SaliencyModule:
     if unknown:
         raise ConfigError(f"{name} takes no argument {', '.join(unknown)}; it takes: {', '.join(known)}.")
     return cls(**options)
+
+
+def formats() -> list[str]:
+    """Return the formats that `convert` takes: the models whose authors published weights."""
+    from avsal.models.base import SaliencyModule
+
+    # The base's `from_authors` only raises the error that there are none.
+    theirs = SaliencyModule.from_authors.__func__
+    return [name for name in list_models() if model_class(name).from_authors.__func__ is not theirs]
+
+
+def convert(format: str, state_dict: Mapping[str, Tensor], **options: Any) -> SaliencyModule:
+    """Return our module with the authors' weights.
+
+    Args:
+        format: the model's name: "stavis", "mspi", "csts".
+        state_dict: entries under the authors' names, with or without `module.` before them.
+        **options: constructor arguments where the entries alone do not tell, such as `audiovisual=`, `frames=`,
+            `size=`, `encoder=`.
+
+    Returns:
+        The module in eval mode, float32, on the CPU.
+
+    Raises:
+        WeightsError: unknown format, an option the model does not take, or entries that are missing, unexpected
+            or mis-shaped, each by name.
+    """
+    import torch
+
+    from avsal.nn.state import tensors_of
+
+    if format not in formats():
+        raise WeightsError(
+            f"There is no format {format!r} to convert; the formats are: {', '.join(formats())}."
+        )
+    cls = model_class(format)
+    known = cls.arguments()
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise WeightsError(f"{format} takes no option {', '.join(unknown)}; it takes: {', '.join(known)}.")
+    module = cls.from_authors(tensors_of(state_dict), **options)
+    return module.to(device="cpu", dtype=torch.float32).eval()

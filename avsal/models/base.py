@@ -19,6 +19,8 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+import avsal
+from avsal.checkpoints.file import FORMAT_VERSION, plain, read_safetensors, read_state_dict
 from avsal.errors import ConfigError, WeightsError
 from avsal.losses import correlation, kl_divergence, similarity
 from avsal.nn.s3d import S3DFeatures, pad_to_stride
@@ -403,9 +405,7 @@ class SaliencyModule(L.LightningModule):
         Raises:
             WeightsError: it cannot be had or read.
         """
-        from avsal.checkpoints.file import read_safetensors
         from avsal.zoo import load_state
-        from avsal.zoo.conversion import read_state_dict
 
         path = Path(source).expanduser()
         if path.suffix in (".pth", ".pt", ".pyth", ".tar") and path.is_file():
@@ -613,8 +613,6 @@ class SaliencyModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write into a Lightning checkpoint what `from_pretrained` needs to rebuild the module."""
-        from avsal.checkpoints.file import config_of
-
         config = config_of(self)
         checkpoint["avsal"] = {
             "model": config["model"],
@@ -724,6 +722,23 @@ def model_name(module: SaliencyModule | type[SaliencyModule]) -> str:
     """Return the name of the model file that defines a module, as `create_model` takes it."""
     cls = module if isinstance(module, type) else type(module)
     return cls.__module__.rsplit(".", 1)[-1]
+
+
+def config_of(module: SaliencyModule, **extra: Any) -> dict[str, Any]:
+    """Return the configuration that rebuilds a module: model name, constructor arguments, avsal's version.
+
+    Args:
+        module: the module; its hyper-parameters are its constructor arguments.
+        **extra: further entries, such as `source` and `licence`; None values are left out.
+    """
+    arguments = {k: None if k in module.start_arguments else v for k, v in dict(module.hparams).items()}
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": model_name(module),
+        "arguments": plain(arguments),
+        "avsal_version": avsal.__version__,
+        **{key: value for key, value in extra.items() if value is not None},
+    }
 
 
 def choice(name: str, value: str, allowed: Mapping[str, Any] | tuple[str, ...] | list[str]) -> str:

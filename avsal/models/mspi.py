@@ -51,10 +51,10 @@ from avsal.nn.imagesaliency import (
     PyramidEncoder,
     rename_image_encoder,
 )
-from avsal.nn.motion import CAFFE2, S3DMotion, build_motion_encoder, motion_class, unwrap
+from avsal.nn.motion import S3DMotion, build_motion_encoder, motion_class, unwrap
 from avsal.nn.s3d import torchvision_name
 from avsal.nn.s3d_windows import S3DWindows
-from avsal.nn.state import entries_of, freeze, load_exact
+from avsal.nn.state import CAFFE2, entries_of, freeze, load_exact
 from avsal.types import AudioSpec, Batch, ClipSpec, SaliencyOutput
 
 #: RGB mean and standard deviation of ImageNet on the 0..255 scale.

@@ -15,13 +15,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
-from avsal.nn.state import load_exact
-
-#: Why SlowFast's file of its 4x16 model is refused, and what to use.
-CAFFE2 = (
-    "This is a caffe2 file, as SlowFast's model zoo ships for 4x16 R50; its layout is not read. Use pytorchvideo's "
-    "SLOWFAST_8x8_R50.pyth with encoder_options={'lateral_kernel': 7}, or a PySlowFast .pyth file."
-)
+from avsal.nn.state import CAFFE2, load_exact
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -15,6 +15,30 @@ M = TypeVar("M", bound=nn.Module)
 
 #: Counters that no forward pass reads: accepted present or absent.
 DERIVED = (r"(^|\.)num_batches_tracked$",)
+#: Where research code keeps the state dict inside a checkpoint.
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
+#: Why SlowFast's file of its 4x16 model is refused, and what to use.
+CAFFE2 = (
+    "This is a caffe2 file, as SlowFast's model zoo ships for 4x16 R50; its layout is not read. Use pytorchvideo's "
+    "SLOWFAST_8x8_R50.pyth with encoder_options={'lateral_kernel': 7}, or a PySlowFast .pyth file."
+)
+
+
+def tensors_of(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of a state dict.
+
+    Raises:
+        WeightsError: a value is not a tensor, or it is a caffe2 file.
+    """
+    if "blobs" in state_dict:
+        raise WeightsError(CAFFE2)
+    strange = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsError(
+            f"Not a state dict: {', '.join(map(str, strange[:5]))} are not tensors. Pass the mapping from names to "
+            f"tensors, which research code often keeps under one of {', '.join(CONTAINERS)}."
+        )
+    return dict(state_dict)
 
 
 def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:

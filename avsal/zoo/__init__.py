@@ -4,9 +4,8 @@
     >>> module = avsal.from_pretrained("stavis-audiovisual-fold1")   # doctest: +SKIP
     >>> avsal.list_checkpoints(model="stavis", data="DIEM")          # doctest: +SKIP
 
-`registry` reads `checkpoints.yaml`, `hub` fetches and verifies files, `conversion` turns authors' releases into
-our modules, `store` writes and reads our own files, `load` is the way through all of them, `card` and
-`publishing` put checkpoints on the Hugging Face Hub.
+`load` turns names, files and repositories into modules, `origins` fetches and converts the authors' releases, `card`
+and `publishing` put checkpoints on the Hugging Face Hub. The registry and the files are in `avsal.checkpoints`.
 """
 
 from lazy_loader import attach_stub

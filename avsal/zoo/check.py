@@ -18,7 +18,8 @@ from avsal.checkpoints.registry import (
 from avsal.checkpoints.words import describe
 from avsal.errors import AvsalError
 from avsal.files import redact, sha256_of
-from avsal.zoo.conversion import BACKBONES, formats
+from avsal.models import formats
+from avsal.nn.backbones import BACKBONES
 
 
 def check_entry(entry: Checkpoint) -> list[str]:

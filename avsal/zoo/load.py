@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+import avsal
 from avsal.checkpoints.cache import packaged_path
 from avsal.checkpoints.file import (
     CONFIG_FILE,
+    FORMAT_VERSION,
     WEIGHTS_FILE,
-    build,
     read_checkpoint,
     read_config,
     read_safetensors,
@@ -31,10 +35,13 @@ from avsal.checkpoints.registry import (
     register as register,
 )
 from avsal.checkpoints.words import all_failed, describe
-from avsal.errors import AvsalError, WeightsError
+from avsal.errors import AvsalError, ConfigError, MediaError, WeightsError
 from avsal.files import cache_folder, locked, redact, sha256_of
+from avsal.io.limits import check
+from avsal.models import convert as convert
+from avsal.models import create_model
+from avsal.nn.backbones import convert_backbone as convert_backbone
 from avsal.nn.state import check_finite
-from avsal.zoo.conversion import convert_backbone
 from avsal.zoo.origins import Access, Loaded, converted, load_origin
 
 if TYPE_CHECKING:
@@ -165,6 +172,77 @@ def fill(module: SaliencyModule, loaded: Loaded, strict: bool = True) -> Salienc
             shown = ", ".join(sorted(names)[:20]) + (", …" if len(names) > 20 else "")
             logger.warning("%s: %d entries %s: %s", loaded.where, len(names), label, shown)
     return module
+
+
+# -- building and saving ----------------------------------------------------------------------------------
+
+
+def build(config: Mapping[str, Any], where: str, *, trusted: bool = False) -> SaliencyModule:
+    """Return a freshly initialised module from a stored configuration.
+
+    Args:
+        config: model and arguments.
+        where: how errors call it.
+        trusted: it is ours, and its arguments need not be tried before memory is reserved for them.
+
+    Raises:
+        WeightsError: the configuration is incomplete, of a newer format, its arguments are not the model's, or they
+            describe a network beyond the limits AVSAL_MAX_PARAMETERS and AVSAL_MAX_CLIP_VALUES (`avsal.io.limits`).
+    """
+    if config.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise WeightsError(
+            f"{where} is of checkpoint format {config['format_version']}, this avsal {avsal.__version__} reads "
+            f"{FORMAT_VERSION}; install a newer avsal."
+        )
+    model, arguments = config.get("model"), config.get("arguments", {})
+    if not isinstance(model, str) or not isinstance(arguments, Mapping):
+        raise WeightsError(f"{where} does not say which model it belongs to; it is not an avsal checkpoint.")
+    arguments = {str(key): _tuples(value) for key, value in arguments.items()}
+    try:
+        if not trusted:
+            with torch.device("meta"), _limited(where):
+                clip = create_model(model, **arguments).spec
+            values = 3 * clip.frames * clip.size[0] * clip.size[1]
+            check("AVSAL_MAX_CLIP_VALUES", values, f"{where} asks for clips of {values:,} values")
+        return create_model(model, **arguments)
+    except MediaError as error:
+        raise WeightsError(str(error)) from None
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise WeightsError(
+            f"{where}: no {model} can be built from its arguments ({type(error).__name__}: {error})."
+        ) from error
+    except ConfigError as error:
+        raise WeightsError(
+            f"{where} (written by avsal {config.get('avsal_version', '?')}) does not fit this avsal "
+            f"{avsal.__version__}: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _limited(where: str) -> Iterator[None]:
+    """Stop the building of a network in this thread when its parameters pass the limit."""
+    thread, total, entries = threading.get_ident(), 0, 0
+
+    def count(module: torch.nn.Module, name: str, value: Tensor | None) -> None:
+        nonlocal total, entries
+        if value is not None and threading.get_ident() == thread:
+            total, entries = total + value.numel(), entries + 1
+            check(
+                "AVSAL_MAX_PARAMETERS", total, f"{where} describes a network of at least {total:,} parameters"
+            )
+            if entries > 20_000:
+                raise MediaError(f"{where} describes a network of more than 20,000 parts; it is damaged.")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _tuples(value: Any) -> Any:
+    # JSON knows no tuples; constructors take (height, width) and the like as tuples.
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 # -- finding -----------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from avsal.checkpoints.cache import Fetched, conversion_folder, fingerprint, off
 from avsal.checkpoints.file import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    config_of,
     read_config,
     read_safetensors,
+    read_state_dict,
     write_checkpoint,
 )
 from avsal.checkpoints.hub import fetch_from_hub, hub_files
@@ -38,7 +38,9 @@ from avsal.checkpoints.web import choose, fetch_url, forget_url, release_asset
 from avsal.downloads import extract_member, is_archive
 from avsal.errors import WeightsError
 from avsal.files import Partial, cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
-from avsal.zoo.conversion import BACKBONES, convert, convert_backbone, read_state_dict
+from avsal.models import convert
+from avsal.models.base import config_of
+from avsal.nn.backbones import BACKBONES, convert_backbone
 
 logger = logging.getLogger("avsal.zoo")
 

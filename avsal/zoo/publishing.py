@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avsal.checkpoints.file import build, config_of, write_checkpoint
+from avsal.checkpoints.file import write_checkpoint
 from avsal.checkpoints.hub import explain, is_transport, keep_hub_secrets
 from avsal.checkpoints.registry import Licence, Scores, entries
-from avsal.errors import WeightsError
+from avsal.errors import ConfigError, WeightsError
 from avsal.files import cache_folder, sha256_of
+from avsal.models.base import config_of
 from avsal.zoo.card import Facts, facts_of, model_card
-from avsal.zoo.load import fill, load_checkpoint
+from avsal.zoo.load import build, fill, load_checkpoint
 from avsal.zoo.origins import Access, Loaded
 
 if TYPE_CHECKING:
@@ -281,3 +282,34 @@ def _same(api: Any, folder: Path, repo_id: str, branch: str | None) -> bool:
         return {sha256_of(path), git}
 
     return all(remote.get(path.name) in identity(path) for path in folder.iterdir())
+
+
+def save_pretrained(
+    module: SaliencyModule,
+    folder: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    repo_id: str | None = None,
+    push_to_hub: bool = False,
+    **publish_options: Any,
+) -> Path:
+    """Write a module as `model.safetensors` and `config.json`; `from_pretrained(folder)` gives it back.
+
+    Args:
+        module: the module; its mode and device do not matter.
+        folder: is created; files of an earlier save are replaced.
+        dtype: storage type of floating-point entries, such as `torch.float16` for half the size. Loading
+            gives float32 unless asked otherwise.
+        repo_id: Hub repository for `push_to_hub`; the folder's name by default.
+        push_to_hub: also publish it (see `avsal.zoo.publish`).
+        **publish_options: go to `publish`.
+
+    Returns:
+        The folder.
+    """
+    folder = write_checkpoint(Path(folder), module.state_dict(), config_of(module), dtype)
+    if push_to_hub:
+        publish(module, repo_id or folder.name, dtype=dtype, **publish_options)
+    elif publish_options:
+        raise ConfigError(f"save_pretrained takes no {', '.join(publish_options)} unless push_to_hub=True.")
+    return folder

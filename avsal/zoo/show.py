@@ -13,15 +13,14 @@ from rich.text import Text
 from torch import Tensor
 
 from avsal.checkpoints.cache import is_cached
-from avsal.checkpoints.file import build
 from avsal.checkpoints.registry import STATUS, Checkpoint, Scores, citation, entries, find
 from avsal.checkpoints.words import describe, input_line
 from avsal.errors import AvsalError, WeightsError
 from avsal.files import cache_folder
 from avsal.models import create_model, list_models
+from avsal.nn.backbones import BACKBONES
 from avsal.nn.cost import Cost, count
-from avsal.zoo.conversion import BACKBONES
-from avsal.zoo.load import load_checkpoint
+from avsal.zoo.load import build, load_checkpoint
 from avsal.zoo.origins import Access
 from avsal.zoo.tables import human_size
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from avsal.checkpoints.file import read_state_dict
 from avsal.errors import ConfigError, WeightsError
+from avsal.nn.backbones import convert_backbone
 from avsal.nn.motion import MOTION_ENCODERS, MotionEncoder, build_motion_encoder, motion_class, unwrap
-from avsal.zoo import convert_backbone
-from avsal.zoo.conversion import read_state_dict
 from tests.golden.mspi import MSPIGolden
 
 SIZES = dict.fromkeys(MOTION_ENCODERS, (64, 96)) | {"morphmlps": (224, 224)}

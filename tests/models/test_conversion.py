@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from avsal.checkpoints.file import read_state_dict
 from avsal.errors import WeightsError
+from avsal.models import formats
 from avsal.zoo import convert, convert_backbone
-from avsal.zoo.conversion import formats, read_state_dict
 from tests.zoo.conftest import TINY, same
 
 GOLDEN = Path(__file__).parent.parent / "golden"

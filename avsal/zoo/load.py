@@ -23,7 +23,6 @@ from avsal.checkpoints.file import (
     read_checkpoint,
     read_config,
     read_safetensors,
-    save_pretrained as save_pretrained,
 )
 from avsal.checkpoints.hub import fetch_from_hub
 from avsal.checkpoints.registry import (
@@ -38,8 +37,7 @@ from avsal.checkpoints.words import all_failed, describe
 from avsal.errors import AvsalError, ConfigError, MediaError, WeightsError
 from avsal.files import cache_folder, locked, redact, sha256_of
 from avsal.io.limits import check
-from avsal.models import convert as convert
-from avsal.models import create_model
+from avsal.models import convert as convert, create_model
 from avsal.nn.backbones import convert_backbone as convert_backbone
 from avsal.nn.state import check_finite
 from avsal.zoo.origins import Access, Loaded, converted, load_origin

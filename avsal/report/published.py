@@ -96,7 +96,7 @@ class Cell:
 
     @property
     def main(self) -> bool:
-        """Whether it stands in a table that compares models."""
+        """Whether it is in a table that compares models."""
         return (self.paper, self.table) not in _ABLATIONS
 
     @property

@@ -84,19 +84,19 @@ class Training:
         }
         return {**found, **self.system.data, **({"fold": self.fold} if self.system.folds else {})}
 
-    def words(self) -> list[str]:
-        """Return what follows `avsal` on the command line."""
+    def command(self) -> list[str]:
+        """Return the arguments of `avsal` on the command line."""
         options, here = self.options, Path.cwd()
-        words = ["fit"]
+        found = ["fit"]
         for path in (EXAMPLES / file for file in self.system.recipe):
-            words += ["-c", str(path.relative_to(here) if path.is_relative_to(here) else path)]
-        words += [f"--data.init_args.{k}={_word(v)}" for k, v in self.data_arguments().items()]
-        words += [f"--model.init_args.{k}={_word(v)}" for k, v in self.model_arguments().items()]
-        words.append(f"--trainer.default_root_dir={self.folder}")
-        for option in ("accelerator", "devices", "strategy"):
-            value = str(getattr(options, option))
-            words += [f"--trainer.{option}={value}"] if value not in ("auto", "1") else []
-        return words + ([f"--trainer.num_nodes={options.num_nodes}"] if options.num_nodes != 1 else [])
+            found += ["-c", str(path.relative_to(here) if path.is_relative_to(here) else path)]
+        found += [f"--data.init_args.{k}={_argument(v)}" for k, v in self.data_arguments().items()]
+        found += [f"--model.init_args.{k}={_argument(v)}" for k, v in self.model_arguments().items()]
+        found.append(f"--trainer.default_root_dir={self.folder}")
+        for name in ("accelerator", "devices", "strategy", "num_nodes"):
+            value = str(getattr(options, name))
+            found += [f"--trainer.{name}={value}"] if value not in ("auto", "1") else []
+        return found
 
     def data_module(self) -> Any:
         """Return its data set."""
@@ -117,12 +117,12 @@ class Training:
         if self.options.fast:
             self._step()
         else:
-            words = self.words() + (["--ckpt_path=last"] if list(self.folder.rglob("last.ckpt")) else [])
-            print("avsal " + shlex.join(words), file=sys.stderr, flush=True)
-            done = subprocess.run([sys.executable, "-m", "avsal.cli", *words], check=False)
+            command = self.command() + (["--ckpt_path=last"] if list(self.folder.rglob("last.ckpt")) else [])
+            print("avsal " + shlex.join(command), file=sys.stderr, flush=True)
+            done = subprocess.run([sys.executable, "-m", "avsal.cli", *command], check=False)
             if done.returncode:
                 raise WeightsError(
-                    f"the training stopped with status {done.returncode}: avsal {shlex.join(words)}"
+                    f"the training stopped with status {done.returncode}: avsal {shlex.join(command)}"
                 )
         (self.folder / "finished").touch()
         if self.best() is None:
@@ -190,7 +190,7 @@ def source_of(system: System, fold: int | None, options: Options) -> str | Path 
 
 
 def weights_of(name: str, fold: int | None, options: Options) -> str:
-    """Return the weights that a training starts from: a file, a registry name, or words for what is not there yet."""
+    """Return the weights that a training starts from: a file, a registry name, or a placeholder."""
     if name not in SYSTEMS:
         return str(options.weights.get(name, name))
     system = SYSTEMS[name]
@@ -269,7 +269,7 @@ def _merged(files: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _word(value: Any) -> str:
+def _argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
@@ -323,7 +323,7 @@ def needs(table: PaperTable, options: Options) -> list[str]:
             elif source_of(SYSTEMS[name], training.fold, options) is not None:
                 starts[SYSTEMS[name].checkpoint(training.fold)] = None
     tested = dict.fromkeys((row.systems[data], data) for row in table.rows for data in row.systems)
-    learnt = dict.fromkeys(SETS.get(s, s) for t in trainings.values() for s in training_sets(t.system))
+    trained = dict.fromkeys(SETS.get(s, s) for t in trainings.values() for s in training_sets(t.system))
     hours = sum(training_hours(t.system) for t in trainings.values())
     tests = sum(
         SIZES[_FOLDERS[data]][2]
@@ -336,7 +336,7 @@ def needs(table: PaperTable, options: Options) -> list[str]:
     )
     lines = [
         f"data: test on {', '.join(dict.fromkeys(data for _, data in tested))}"
-        + (f"; train on {', '.join(learnt)}" if learnt else "")
+        + (f"; train on {', '.join(trained)}" if trained else "")
     ]
     lines += [f"weights: {', '.join(ready)}"] if ready else []
     if trainings:

@@ -92,7 +92,7 @@ class Record:
 
     @cached_property
     def protocol(self) -> str:
-        """Everything that two results must share to stand in one table, as text."""
+        """Everything that two results must share to be in one table, as text."""
         r = self.results
         fields = {k: v for k, v in r.protocol.items() if k not in NOT_PROTOCOL}
         return json.dumps([fields, dict(r.conventions)], sort_keys=True, default=str)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,7 +217,7 @@ def _loaded(
 
 
 def _commands(trainings: Iterable[Training]) -> str:
-    return "\n".join(f"  avsal {shlex.join(t.words())}" for t in trainings)
+    return "\n".join(f"  avsal {shlex.join(t.command())}" for t in trainings)
 
 
 # -- data --------------------------------------------------------------------------------------------------------
@@ -261,12 +262,7 @@ def check_data(runs: Iterable[Run], options: Options) -> None:
             "info NAME` says where each comes from and how its folder looks; --dry-run lists what would be run, --list "
             "what each table needs."
         )
-    missing: dict[str, str] = {}
-    for name, fold in wanted:
-        try:
-            data_module(name, fold, options).split_items("test")
-        except AvsalError as error:
-            missing.setdefault(name, str(error))
+    missing = _missing("test", ((name, partial(data_module, name, fold, options)) for name, fold in wanted))
     if missing:
         there = [name for name in names if name not in missing]
         raise DataError(
@@ -283,13 +279,12 @@ def check_training(runs: Iterable[Run], options: Options) -> None:
         DataError, WeightsError: names everything that is missing, and what to do.
     """
     trainings = {t.folder: t for one in runs for t in chain(one.system, one.fold, options)}
-    lacking: dict[str, str] = {}
-    for training in trainings.values():
-        data = training.data_module()
-        try:
-            data.split_items("train")
-        except AvsalError as error:
-            lacking.setdefault(type(data).__name__.removesuffix("DataModule"), str(error))
+    names = (
+        t.recipe["data"]["class_path"].rpartition(".")[2].removesuffix("DataModule")
+        for t in trainings.values()
+    )
+    makers = (t.data_module for t in trainings.values())
+    lacking = _missing("train", zip(names, makers, strict=True))
     if lacking:
         raise DataError(
             "training needs data that is not there (--data ROOT has the sets, or folders DHF1K, SALICON, MIT1003 of "
@@ -297,6 +292,17 @@ def check_training(runs: Iterable[Run], options: Options) -> None:
         )
     if not options.fast and (missing := missing_weights(trainings.values())):
         raise WeightsError("training needs weights that are not there:\n  " + "\n  ".join(missing))
+
+
+def _missing(split: str, sets: Iterable[tuple[str, Callable[[], Any]]]) -> dict[str, str]:
+    """Return the names of the data sets whose split cannot be read, with the reasons."""
+    found: dict[str, str] = {}
+    for name, make in sets:
+        try:
+            make().split_items(split)
+        except AvsalError as error:
+            found.setdefault(name, str(error))
+    return found
 
 
 # -- output --------------------------------------------------------------------------------------------------------

@@ -63,9 +63,9 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def text(words: str) -> Value:
-    """Return words as a cell."""
-    return Value(words, words.casefold())
+def text(content: str) -> Value:
+    """Return a text as a cell."""
+    return Value(content, content.casefold())
 
 
 def number(value: float | None, digits: int, sign: str = "", unit: str = "") -> Value:

@@ -155,10 +155,10 @@ def test_a_network_starts_from_the_one_before_it(tmp_path: Path) -> None:
     order = [t.system.checkpoint(t.fold) for t in chain(SYSTEMS["casp-audiovisual"], 2, args)]
     assert order == ["casp-visual-dhf1k", "casp-audiovisual-fold2"]
     first, second = chain(SYSTEMS["casp-audiovisual"], 2, args)
-    assert "--data.init_args.root=dhf1k" in first.words()
-    assert "--model.init_args.init_from=<best .ckpt of casp-visual-dhf1k>" in second.words()
+    assert "--data.init_args.root=dhf1k" in first.command()
+    assert "--model.init_args.init_from=<best .ckpt of casp-visual-dhf1k>" in second.command()
     assert {"--data.init_args.root=six", "--data.init_args.fold=2", "--trainer.devices=4"} <= set(
-        second.words()
+        second.command()
     )
     (first.folder / "version_0").mkdir(parents=True)
     best = first.folder / "version_0" / "best-epoch=001.ckpt"
@@ -166,13 +166,13 @@ def test_a_network_starts_from_the_one_before_it(tmp_path: Path) -> None:
     assert len(chain(SYSTEMS["casp-audiovisual"], 2, args)) == 2  # not finished yet
     (first.folder / "finished").touch()
     (left,) = chain(SYSTEMS["casp-audiovisual"], 2, args)
-    assert f"--model.init_args.init_from={best}" in left.words()
+    assert f"--model.init_args.init_from={best}" in left.command()
     # The authors' own weights start the ablations of STAViS, and a file of the user's in their place.
     (only,) = chain(SYSTEMS["stavis-l3-s2av"], 3, args)
-    assert "--model.init_args.init_from=stavis-visual-fold3" in only.words()
+    assert "--model.init_args.init_from=stavis-visual-fold3" in only.command()
     args = replace(args, weights={"stavis-visual": best, "stavis-l3-s2av-fold1": best})
     (only,) = chain(SYSTEMS["stavis-l3-s2av"], 3, args)
-    assert f"--model.init_args.init_from={best}" in only.words()
+    assert f"--model.init_args.init_from={best}" in only.command()
     assert chain(SYSTEMS["stavis-l3-s2av"], 1, args) == []
 
 
@@ -188,7 +188,7 @@ def test_the_commands_words_are_understood_as_they_are_meant(
 
     system = SYSTEMS[name]
     training = Training(system, 2 if system.folds else None, arguments(tmp_path, tmp_path / "out"))
-    monkeypatch.setattr(sys, "argv", ["avsal", *training.words(), "--print_config"])
+    monkeypatch.setattr(sys, "argv", ["avsal", *training.command(), "--print_config"])
     with pytest.raises(SystemExit):
         lightning()
     parsed = yaml.safe_load(capsys.readouterr().out)

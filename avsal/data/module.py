@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from avsal.types import ClipSpec, Coverage
 Split = Literal["train", "val", "test"]
 
 
-class SaliencyDataModule(L.LightningDataModule):
+class SaliencyDataModule(L.LightningDataModule, ABC):
     """Base of the data sets.
 
     Args:
@@ -84,28 +85,22 @@ class SaliencyDataModule(L.LightningDataModule):
         self._spec = spec
         self._items: dict[str, list[VideoItem]] = {}
         self._loaders: list[ClipLoader] = []
-        for option, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", self.eval_batch_size, 1),
-            ("num_workers", self.num_workers, 0),
-            ("val_stride", val_stride, 1),
-            ("test_stride", test_stride, 1),
-            ("limit", limit or 1, 1),
-        ):
-            if value < least:
+        for option in ("batch_size", "eval_batch_size", "num_workers", "val_stride", "test_stride", "limit"):
+            value, least = getattr(self, option), 0 if option == "num_workers" else 1
+            if value is not None and value < least:
                 raise ConfigError(f"{option}={value} must be at least {least}.")
         if not 0 <= flip <= 1:
             raise ConfigError(f"flip={flip} is a probability: give 0 to 1.")
 
     # -- what a data set defines --------------------------------------------------------------------------
 
+    @abstractmethod
     def items(self, split: Split) -> Sequence[VideoItem]:
         """Return the videos of a split; data sets define it.
 
         Raises:
             DataError: the folder does not hold the data set.
         """
-        raise ConfigError(f"{type(self).__name__} defines no items().")
 
     # -- specification ------------------------------------------------------------------------------------
 

@@ -191,13 +191,9 @@ class SynthSpec:
             raise ConfigError(
                 f"difficulty={self.difficulty!r} is not known; allowed: {', '.join(DIFFICULTIES)}, mixed."
             )
-        for name, value, least in (
-            ("clips", self.clips, 1),
-            ("observers", self.observers, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name}={value} must be at least {least}.")
+        for name, least in (("clips", 1), ("observers", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}.")
         if not 1.0 <= self.seconds <= 600.0:
             raise ConfigError(f"seconds={self.seconds} must lie between 1 and 600.")
 
@@ -271,12 +267,8 @@ def _draw(frame: IntArray, kind: int, x: int, y: int, r: int, beat: int, opacity
     if kind % 3 == 2:  # shakes
         x = x + (r * beat // (256 * 3)) * (1 if parity else -1)
     px, py, pr = x // 16, y // 16, r // 16 + 2
-    x0, x1, y0, y1 = (
-        max(0, px - pr),
-        min(frame.shape[1], px + pr + 1),
-        max(0, py - pr),
-        min(frame.shape[0], py + pr + 1),
-    )
+    x0, x1 = max(0, px - pr), min(frame.shape[1], px + pr + 1)
+    y0, y1 = max(0, py - pr), min(frame.shape[0], py + pr + 1)
     if x0 >= x1 or y0 >= y1:
         return
     dx = (np.arange(x0, x1, dtype=np.int64) * 16 + 8 - x)[None, :]
@@ -421,11 +413,8 @@ def _look(
     """Return per frame one observer's target, whether the eye is jumping, and the fixation's offset."""
     n = len(sounding)
     delay = stream.one(*latency)
-    targets, jumps, offsets = (
-        np.empty(n, dtype=np.int64),
-        np.zeros(n, dtype=bool),
-        np.empty((n, 2), dtype=np.int64),
-    )
+    targets, jumps = np.empty(n, dtype=np.int64), np.zeros(n, dtype=bool)
+    offsets = np.empty((n, 2), dtype=np.int64)
     target, heard, until = -1, -1, stream.one(4, 12)
     offset = (stream.normal(WIDTH * 35 // 10), stream.normal(WIDTH * 35 // 10))
     for t in range(n):
@@ -588,11 +577,9 @@ def write_media(
         )
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         video.codec_context.thread_count = 1
-        audio = (
-            container.add_stream("aac", rate=RATE, layout="mono", bit_rate=96000)
-            if waveform is not None
-            else None
-        )
+        audio: Any = None
+        if waveform is not None:
+            audio = container.add_stream("aac", rate=RATE, layout="mono", bit_rate=96000)
         for k, image in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(image, format="rgb24")
             picture.pts, picture.time_base = k, Fraction(1, fps)
@@ -727,15 +714,8 @@ def _write_set(
 
     def make(row: tuple[str, int, str, str]) -> dict[str, Any]:
         condition, index, level, split = row
-        clip = render(
-            condition,
-            index,
-            level,
-            seed=spec.seed,
-            seconds=spec.seconds,
-            observers=spec.observers,
-            split=split,
-        )
+        given: dict[str, Any] = {"seed": spec.seed, "seconds": spec.seconds, "observers": spec.observers}
+        clip = render(condition, index, level, split=split, **given)
         return _write_clip(part, clip, spec.per_frame)
 
     entries: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ in pixels of that video. The organisers' scorer reads a point as (row, column).
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def open_saliency_video(saliency: Path, fixations: Path | None) -> MapVideo:
     return annotation
 
 
-class _SaliencyVideos(SaliencyDataModule, ABC):
+class _SaliencyVideos(SaliencyDataModule):
     """Base of the three sets.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -29,7 +29,7 @@ from avsal.data.readers import OpenVideo
 from avsal.errors import AvsalError, ConfigError, DataError
 
 
-class GazeDataModule(SaliencyDataModule, ABC):
+class GazeDataModule(SaliencyDataModule):
     """Base of the egocentric gaze sets.
 
     Args:

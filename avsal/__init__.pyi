@@ -42,6 +42,7 @@ from .data import (
     UCFSportsDataModule as UCFSportsDataModule,
 )
 from .errors import AvsalError as AvsalError
+from .evaluation import evaluate as evaluate, evaluate_maps as evaluate_maps
 from .inference import predict_video as predict_video
 from .metrics import GazeMetrics as GazeMetrics, SaliencyMetrics as SaliencyMetrics
 from .models import create_model as create_model, list_models as list_models

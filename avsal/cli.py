@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 #: command -> (one line of help, the function as "module:name"), or for a group of commands their own dict.
 COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "predict": ("saliency maps and overlay videos for video files", "avsal.inference.files:predict_files"),
-    "evaluate": ("score maps that any program wrote", "avsal.evaluation.maps"),
+    "evaluate": (
+        "score maps that any program wrote, or a checkpoint on data",
+        "avsal.evaluation.commands:evaluate",
+    ),
     "reframe": (
         "crop films to another shape around what is looked at",
         "avsal.applications.commands:reframe",
@@ -65,7 +68,7 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "reproduce": ("run a paper's table on your data", "avsal.report.commands:reproduce"),
 }
 #: Commands whose modules still declare their options for argparse (`add_arguments`, `main`, or a dict of such pairs).
-ARGPARSE = {"evaluate"}
+ARGPARSE: set[str] = set()
 LIGHTNING = {
     "fit": "train a model (-c examples/stavis.yaml -c examples/data/synthetic.yaml)",
     "validate": "compute the validation metrics of a checkpoint",

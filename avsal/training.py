@@ -8,12 +8,11 @@ import itertools
 import os
 import re
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import lightning.pytorch.callbacks
@@ -34,7 +33,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 import avsal
 from avsal.checkpoints.file import read_pickle
 from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
-from avsal.evaluation.results import checkpoint_of, weights_hash
+from avsal.evaluation.provenance import weights_hash
+from avsal.evaluation.testing import evaluate, use_protocol
 from avsal.files import cache_folder, explained, writing
 from avsal.models.base import SaliencyModule, model_name
 from avsal.nn.state import make_room
@@ -47,6 +47,7 @@ TOP_KEYS = (
     "trainer",
     "model",
     "data",
+    "protocol",
     "ckpt_path",
     "verbose",
     "return_predictions",
@@ -181,61 +182,19 @@ def compare(module: SaliencyModule, output: Any, batch: Any, clips: int) -> torc
     return torch.cat(list(rows), dim=1)
 
 
-class WriteResults(Callback):
-    """After a test, write `results/*.json` with per-video values and everything needed to trust them.
-
-    The scores of single frames go beside it, into `*.frames.npz`.
-    """
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the time, and let the network's be taken."""
-        from avsal.evaluation.shards import Timing
-
-        self._began = time.perf_counter()
-        if isinstance(pl_module, SaliencyModule):
-            self._weights = checkpoint_of(pl_module, trainer.ckpt_path)
-        self._timing = Timing(pl_module.network) if isinstance(pl_module, SaliencyModule) else None
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the results of this test."""
-        datamodule = getattr(trainer, "datamodule", None)
-        if not isinstance(pl_module, SaliencyModule) or datamodule is None:
-            return
-        from avsal.evaluation.results import from_test, ran_whole, video_names
-        from avsal.evaluation.shards import cost_of, frame_arrays, write_frames
-
-        seconds = time.perf_counter() - self._began
-        assert self._timing is not None
-        self._timing.close()
-        skipped = dict(getattr(trainer.test_dataloaders, "skipped", {}))
-        maps, spent = self._timing.maps, self._timing.spent
-        if trainer.world_size > 1:
-            shares: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(shares, (maps, spent, skipped))
-            maps, spent = (sum(share[k] for share in shares) for k in (0, 1))
-            skipped = {k: v for share in shares for k, v in share[2].items()}
-        result = from_test(
-            pl_module, datamodule, checkpoint=self._weights, seconds=seconds, failed=skipped,
-            cost=cost_of(pl_module, maps, spent),
-        )  # fmt: skip
-        items = datamodule.split_items("test") if hasattr(datamodule, "split_items") else []
-        rates = {item.name: item.fps for item in items if item.fps is not None}
-        metric = pl_module.metrics("test")
-        with metric.sync_context(should_sync=trainer.world_size > 1):  # every process saw its share
-            frames = frame_arrays(metric, video_names(datamodule), rates)
-        if trainer.is_global_zero:
-            path = result.write(Path(os.environ.get("AVSAL_RESULTS", "results")))
-            write_frames(frames, path)
-            print(f"results: {path}")
-        if ran_whole(trainer):
-            result.check_scored()
-
-
 class AvsalCLI(LightningCLI):
     """LightningCLI whose data side is built from the model's `ClipSpec`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """No arguments of our own."""
+        """Add the one argument that is neither the trainer's, the model's nor the data's."""
+        parser.add_argument(
+            "--protocol",
+            type=Literal["paper", "full"] | None,
+            default=None,
+            help="How validation and test score: paper, the frames, metric code and post-processing of the model's "
+            "authors; full, every frame by avsal's conventions. By default as the data set's coverage says, which is "
+            "full unless configured.",
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line as it is; `after_instantiate_classes` compares the checkpoint with it."""
@@ -245,6 +204,8 @@ class AvsalCLI(LightningCLI):
         super().instantiate_classes()
         if hasattr(self.datamodule, "use_spec"):
             self.datamodule.use_spec(self.model.spec)
+        if protocol := self._get(self.config_init, "protocol"):
+            use_protocol(self.model, self.datamodule, protocol)
 
     def after_instantiate_classes(self) -> None:
         """Resolve `last`, refuse a checkpoint of another model or configuration, and fill the model from others."""
@@ -263,6 +224,9 @@ class AvsalCLI(LightningCLI):
         path = Path(source)
         if path.suffix == ".ckpt" or (path.is_file() and path.suffix != ".safetensors"):
             check_checkpoint(path, self.model, training)
+            if self.subcommand == "test":
+                StartFrom(self.model, source, training)
+                self.model.weights_from = (path.name, *self.model.weights_from[1:])
         elif source:
             config["ckpt_path"] = None  # Lightning opens its own files only
             weights = StartFrom(self.model, source, training)
@@ -335,8 +299,6 @@ class AvsalCLI(LightningCLI):
                     folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
                 )
                 wanted += [best, last]
-        if self.subcommand == "test":
-            wanted.append(WriteResults())
         bars = any(isinstance(callback, TQDMProgressBar | RichProgressBar) for callback in given)
         if not bars and config.get("enable_progress_bar") is not False and sys.stderr.isatty():
             wanted.append(RichProgressBar())
@@ -358,6 +320,24 @@ class AvsalCLI(LightningCLI):
             raise DataError(
                 f"{error} Without the data, a further -c examples/data/{generated}.yaml takes generated clips."
             ) from None
+
+    def test(self, model: SaliencyModule, datamodule: L.LightningDataModule, **options: Any) -> None:
+        """Run the test and write `results/*.json`, with per-video values and everything needed to trust them.
+
+        A test that was interrupted goes on with the next video.
+        """
+        if options.get("ckpt_path") in ("best", "hpc", "registry"):
+            raise WeightsError(f"--ckpt_path {options['ckpt_path']}: name a checkpoint, a file or a folder.")
+        out = Path(os.environ.get("AVSAL_RESULTS", "results"))
+        results = evaluate(model, datamodule, out=out, protocol=None, trainer=self.trainer)
+        if results is None:
+            return
+        print("  ".join(f"{name} {value:.4f}" for name, value in results.metrics.items()))
+        for failure in results.failed:
+            print(f"left out: {failure.error}", file=sys.stderr)
+        print(f"results: {results.path}")
+        if results.complete:
+            results.check_scored()
 
     before_fit = before_validate = before_test = before_predict = _open_data
 

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from avsal.data.frames import FramePreprocessor
 from avsal.data.synthetic import FPS, render, write_media
-from avsal.evaluation.results import git_state
+from avsal.evaluation.provenance import git_state
 from avsal.files import write_text
 from avsal.inference.video import VideoPrediction, predict_video
 from avsal.io.audio import load_audio

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsal.evaluation.results import git_state
+from avsal.evaluation.provenance import git_state
 from avsal.metrics import CARD, SaliencyMetrics
 
 SIZES = ((224, 384), (480, 640))

@@ -27,7 +27,8 @@ from PIL import Image
 
 import avsal
 from avsal import cli
-from avsal.evaluation.results import Results, weights_hash
+from avsal.evaluation.provenance import weights_hash
+from avsal.evaluation.results import Results
 from tests.data.test_layout import make_video, write_list
 from tests.media import picture, tone, write_clip
 from tests.report import fake

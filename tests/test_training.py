@@ -19,7 +19,8 @@ import yaml
 import avsal
 from avsal import cli
 from avsal.errors import ConfigError
-from avsal.evaluation.results import Results, checkpoint_of, weights_hash
+from avsal.evaluation.provenance import checkpoint_of, weights_hash
+from avsal.evaluation.results import Results
 from avsal.models import model_class
 from avsal.training import AtomicCheckpointIO, check_config_file, deciding_arguments, main, new_run_folder
 

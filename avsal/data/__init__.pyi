@@ -1,5 +1,6 @@
 """What `avsal.data` offers, with its types; `__init__.py` imports each name on first use."""
 
+from .check import open_data as open_data
 from .clips import TrainingClips as TrainingClips, VideoBatches as VideoBatches
 from .frames import FramePreprocessor as FramePreprocessor
 from .items import VideoItem as VideoItem

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from avsal.data.items import Annotation, OpenItem, VideoItem
 from avsal.data.module import SaliencyDataModule
 from avsal.data.readers import FrameFolder, PointAnnotation
-from avsal.errors import AvsalError, DataError
+from avsal.errors import AvsalError, ConfigError, DataError, did_you_mean, plain
 
 #: A sound track that differs more than this from its video, in seconds, is reported.
 SOUND_SLACK = 0.5
@@ -89,6 +89,74 @@ def recognise(root: Path) -> SaliencyDataModule:
     if any((root / name).is_dir() for name in ("training", "testing")):
         return data.UCFSportsDataModule(root, **options)
     return data.FolderDataModule(root, **options)
+
+
+def open_data(
+    source: str | Path,
+    root: str | Path | None = None,
+    *,
+    fold: int | None = None,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    stride: int = 1,
+    limit: int | None = None,
+    batch_size: int = 8,
+    num_workers: int | None = None,
+) -> SaliencyDataModule:
+    """Return a data set for testing.
+
+    Args:
+        source: a folder or pack, whose kind is recognised, or the name of a data set (`avsal data list`).
+        root: the folder of a named data set; SynthAV is generated without one.
+        fold: number of the fold, for sets with folds.
+        split: the videos that are tested; of a folder of your own videos all by default, else those of "test".
+        stride: distance of the scored frames.
+        limit: use only the first so many videos.
+        batch_size: windows of one video at once.
+        num_workers: processes that read videos; by default one for each core but one, at most 8.
+
+    Raises:
+        DataError: there is no such folder or data set, or a named set's folder was not given.
+        ConfigError: an option does not fit the data set.
+    """
+    import avsal.data as data
+    from avsal.data.catalog import ENTRIES, entry
+    from avsal.data.module import default_workers
+
+    path = Path(source).expanduser()
+    if root is None and path.is_file():
+        module: SaliencyDataModule = data.FolderDataModule(path)  # a pack holds everything itself
+    elif root is None and path.is_dir():
+        module = recognise(path)
+    elif not any(plain(str(source)) in (plain(e.name), plain(e.title)) for e in ENTRIES):
+        hint = did_you_mean(str(source), [e.name for e in ENTRIES])
+        raise DataError(
+            f"{source}: there is no such folder, and no data set of that name.{hint} Give the folder of your videos "
+            "with their gaze, or a name that `avsal data list` prints with root= (--root), the folder of that set."
+        )
+    else:
+        known = entry(str(source))
+        if root is None and known.name != "synthav":
+            raise DataError(
+                f"{known.name}: root= (--root) is missing, the folder of the data set; `avsal data info {known.name}` "
+                "says how to get it."
+            )
+        module = getattr(data, known.module)(root)
+    for option, value, least in (("stride", stride, 1), ("limit", limit, 1), ("batch_size", batch_size, 1),
+                                 ("num_workers", num_workers, 0)):  # fmt: skip
+        if value is not None and value < least:
+            raise ConfigError(f"{option} {value}: must be at least {least}.")
+    if fold is not None:
+        if not hasattr(module, "fold"):
+            raise ConfigError(f"fold {fold}: {type(module).__name__} has no folds.")
+        module.fold = fold
+    own = isinstance(module, data.FolderDataModule) and module.splits is None and path.is_dir()
+    wanted = split or ("all" if own else "test")
+    if wanted != "test" and isinstance(module, data.Ego4DGazeDataModule | data.AriaGazeDataModule):
+        raise ConfigError(f"split {wanted}: gaze sets are tested on the clips of their test list.")
+    module.test_split, module.test_stride, module.limit = wanted, stride, limit
+    module.eval_batch_size = batch_size
+    module.num_workers = default_workers() if num_workers is None else num_workers
+    return module
 
 
 def check(

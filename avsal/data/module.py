@@ -41,7 +41,8 @@ class SaliencyDataModule(L.LightningDataModule, ABC):
         flip: probability of mirroring a training clip.
         val_stride: distance of the frames scored in validation; 1 scores every frame.
         test_stride: the same for test.
-        coverage: "full" scores every frame in test; "authors" those that the paper's authors scored.
+        coverage: "full" scores every frame in validation and test; "authors" those that the paper's authors scored.
+        test_split: the videos that are tested: those of "test", "val" or "train", or "all".
         negatives: whether test batches hold the negatives of shuffled AUC.
         strict: stop at the first video that cannot be read; otherwise skip it and warn at the end.
         swap_sound: give every test video the sound of another one of its set (see `swapped_sound`).
@@ -68,6 +69,7 @@ class SaliencyDataModule(L.LightningDataModule, ABC):
         val_stride: int = 1,
         test_stride: int = 1,
         coverage: Coverage = "full",
+        test_split: Literal["train", "val", "test", "all"] = "test",
         negatives: bool = True,
         strict: bool = False,
         swap_sound: bool = False,
@@ -81,6 +83,7 @@ class SaliencyDataModule(L.LightningDataModule, ABC):
         self.seed, self.segment, self.flip, self.limit = seed, segment, flip, limit
         self.val_stride, self.test_stride, self.coverage = val_stride, test_stride, coverage
         self.negatives, self.strict, self.swap_sound = negatives, strict, swap_sound
+        self.test_split = test_split
         self.left_out: dict[str, str] = {}
         self._spec = spec
         self._items: dict[str, list[VideoItem]] = {}
@@ -156,7 +159,7 @@ class SaliencyDataModule(L.LightningDataModule, ABC):
         if split not in self._items:
             kept: list[VideoItem] = []
             counts = Counts(self.root)
-            for item in self._packed(split) or self.items(split):
+            for item in self._listed(split):
                 if self.limit is not None and len(kept) >= self.limit:
                     break
                 try:
@@ -196,6 +199,15 @@ class SaliencyDataModule(L.LightningDataModule, ABC):
 
         skipped = pack(self.split_items, out, spec or self.spec, strict=self.strict, progress=progress)
         return [*skipped, *self.left_out.values()]
+
+    def _listed(self, split: Split) -> Sequence[VideoItem]:
+        if split != "test" or self.test_split == "test":
+            return self._packed(split) or self.items(split)
+        wanted: tuple[Split, ...] = (
+            ("train", "val", "test") if self.test_split == "all" else (self.test_split,)
+        )
+        found = {item.name: item for one in wanted for item in self._packed(one) or self.items(one)}
+        return [found[name] for name in sorted(found)]
 
     def _packed(self, split: Split) -> list[VideoItem]:
         """Return the videos of a pack (`avsal data pack`), if `root` is one."""
@@ -260,7 +272,7 @@ class SaliencyDataModule(L.LightningDataModule, ABC):
             self.spec,
             batch_size=self.eval_batch_size,
             stride=self.test_stride if test else self.val_stride,
-            coverage=self.coverage if test else "full",
+            coverage=self.coverage,
             native=test,
             negatives=self.negatives and test,
             strict=self.strict,

@@ -7,6 +7,7 @@ the reader when it is called.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ VIDEO_SUFFIXES = (
     ".yuv4mpeg",
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+#: Of maps and fixation images, which may be deeper than 8 bits.
+MAP_SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ class MapVideo:
     """Densities as a grey-scale video, with fixations from elsewhere (AViMoS, CrowdSAL, users' own maps).
 
     Args:
-        path: the video; its grey value over 255 is the density.
+        path: the video; its grey value, over the largest one of its bit depth, is the density.
         table: fixations on the same grid, or None.
     """
 
@@ -218,8 +221,8 @@ class MapVideo:
         """Return the map of a frame; None beyond the video's end, or where the map is black."""
         if not 0 <= frame < len(self._reader):
             return None
-        grey = self._reader.read([frame])[0, :, :, 0]
-        return grey.astype(np.float32) / np.float32(255) if grey.any() else None
+        grey = self._reader.grey(frame)
+        return grey if grey.any() else None
 
     def fixations(self, frame: int) -> tuple[IntArray, IntArray] | None:
         """Return the points and observers of a frame."""
@@ -236,7 +239,8 @@ class FolderAnnotation:
     Args:
         folder: holds `maps/` and `fixMap_*.mat`.
         maps: the folder of the maps, if it is another.
-        points: the folder of the fixation images (.mat or .png), if it is another.
+        points: the folder of the fixation images, if it is another: `.mat` files, or else `.png` (in a folder of
+            their own any images, or `.mat` files in its folder `maps`).
         images: the folder of the frames; the k-th frame has the number in its name. Without it, k counts from 1.
     """
 
@@ -253,20 +257,18 @@ class FolderAnnotation:
 
     @cached_property
     def _maps(self) -> dict[int, Path]:
-        return _numbered(self._map_folder, (".jpg", ".jpeg", ".png", ".tif", ".tiff"))
+        return numbered(self._map_folder, MAP_SUFFIXES)
 
     @cached_property
     def _points(self) -> dict[int, Path]:
-        found = _numbered(self._point_folder, (".mat",))
-        if not found and self._point_folder != self.folder:
-            found = _numbered(self._point_folder, (".png",)) or _numbered(
-                self._point_folder / "maps", (".mat",)
-            )
-        return found
+        own = self._point_folder != self.folder
+        found = numbered(self._point_folder, (".mat",))
+        found = found or numbered(self._point_folder, MAP_SUFFIXES if own else (".png",))
+        return found or (numbered(self._point_folder / "maps", (".mat",)) if own else {})
 
     @cached_property
     def _numbers(self) -> list[int] | None:
-        return list(_numbered(self._images, IMAGE_SUFFIXES)) if self._images is not None else None
+        return list(numbered(self._images, IMAGE_SUFFIXES)) if self._images is not None else None
 
     def _number(self, frame: int) -> int:
         if self._numbers is None:
@@ -288,6 +290,11 @@ class FolderAnnotation:
         """Return whether a frame has a file of its own, be it empty."""
         return self._number(frame) in self._maps or self._number(frame) in self._points
 
+    @property
+    def count(self) -> int:
+        """Number of frames that have a file of their own."""
+        return len(self._maps.keys() | self._points.keys())
+
     def density(self, frame: int) -> NDArray[np.float32] | None:
         """Return the map of a frame; None without a file, or where the map is empty."""
         path = self._maps.get(self._number(frame))
@@ -301,7 +308,10 @@ class FolderAnnotation:
         path = self._points.get(self._number(frame))
         if path is None:
             return (NO_POINTS, NO_IDS) if self._points else None
-        points = np.argwhere(read_fixation_image(path) > 0).astype(np.int64)
+        image = read_fixation_image(path) > 0
+        if image.shape != self.size:
+            raise DataError(f"{path}: {image.shape} pixels, the first map of {self.folder} has {self.size}.")
+        points = np.argwhere(image).astype(np.int64)
         return points, np.full(len(points), -1, dtype=np.int64)
 
     def union(self) -> IntArray:
@@ -317,7 +327,8 @@ class FolderAnnotation:
 _NUMBER = re.compile(r"(\d+)$")
 
 
-def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+def numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Return the files of a folder by the number that ends their name, in rising order; {} without the folder."""
     if not folder.is_dir():
         return {}
     found = {}
@@ -393,6 +404,61 @@ def read_fixation_image(path: Path) -> NDArray[Any]:
     if array.ndim != 2:
         raise DataError(f"{path}: 'eyeMap' has the shape {array.shape}; a fixation image has two axes.")
     return array
+
+
+def read_point_lists(path: Path) -> list[NDArray[np.float64]]:
+    """Read a `fixations.json`: a list over frames of lists of coordinate pairs, or an object with frames as keys.
+
+    Returns:
+        (N, 2) for each frame, in the order and with the fractions that the file has.
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = [content[key] for key in sorted(content, key=int)]
+        lists = [np.asarray(points if len(points) else NO_POINTS, dtype=np.float64) for points in content]
+        if odd := [k for k, points in enumerate(lists) if points.ndim != 2 or points.shape[1] != 2]:
+            raise ValueError(f"frame {odd[0]} is no list of pairs")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a list over frames of lists of (row, column) ({error}).") from error
+    return lists
+
+
+def table_of_lists(
+    path: Path, lists: Sequence[NDArray[np.float64]], size: tuple[int, int]
+) -> tuple[FixationTable, bool]:
+    """Return the points of `read_point_lists` on a grid of `size`, and whether they are (x, y); fractions are floored.
+
+    Raises:
+        DataError: more than one in a hundred points fits neither order; `path` is named.
+    """
+    points = np.concatenate(lists) if lists else np.zeros((0, 2))
+    frame = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
+    rows, columns, turned = points_order(path, points, size)
+    return FixationTable.build(frame, columns, rows, None, size), turned
+
+
+def points_order(
+    path: Path, points: NDArray[Any], size: tuple[int, int]
+) -> tuple[NDArray[Any], NDArray[Any], bool]:
+    """Return rows and columns of points, and whether they are (x, y), which is tried where (row, column) does not fit.
+
+    Raises:
+        DataError: more than one in a hundred points fits neither.
+    """
+    first, second = points[:, 0], points[:, 1]
+    for share in (1.0, 0.99):
+        for rows, columns, turned in ((first, second, False), (second, first, True)):
+            inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+            if len(points) == 0 or inside.mean() >= share:
+                return rows, columns, turned
+    raise DataError(
+        f"{path}: points reach ({first.max():g}, {second.max():g}), outside the {size[0]}x{size[1]} pixels of the map "
+        "in either order of coordinates; do the fixations and the saliency video belong together?"
+    )
 
 
 def find_video(folder: Path, name: str) -> Path | None:

@@ -2,95 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
+import copy
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from avsal.errors import AvsalError, ConfigError, DataError
+from avsal.evaluation.provenance import (
+    Checkpoint,
+    Data,
+    checkpoint_of,
+    file_fingerprint,
+    fingerprint,
+    with_parts,
+)
+from avsal.evaluation.results import Failure, Results, Stopwatch
+from avsal.files import csv_cells, sha256_of, write_text
 
 if TYPE_CHECKING:
     import torch
 
-    from avsal.evaluation.pairs import Pair, Predictions, Truth, TruthVideo
-    from avsal.evaluation.results import Checkpoint, Data, Results
+    from avsal.evaluation.pairs import Format, Pair, Predictions, Truth, TruthVideo
     from avsal.metrics.conventions import Conventions, Preset
     from avsal.metrics.saliency import SaliencyMetrics
 
-_CARD = "cc,nss,auc_judd,sauc,sim"
-_PRESETS = ("default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `avsal evaluate`."""
-    parser.add_argument(
-        "--predictions", type=Path, required=True, metavar="DIR", help="folder of predicted maps"
-    )
-    parser.add_argument(
-        "--ground-truth", type=Path, required=True, metavar="DIR", help="folder of annotations"
-    )
-    parser.add_argument(
-        "--format",
-        choices=("stavis", "crowdsal", "dhf1k"),
-        default="stavis",
-        help="layout of the ground truth: stavis (<video>/maps/eyeMap_00001.jpg, <video>/fixMap_00001.mat), dhf1k "
-        "(<video>/maps/0001.png, <video>/fixation/0001.png), crowdsal (grey-scale videos and fixations.json; also "
-        "AViMoS and NTIRE 2026). Default: stavis",
-    )
-    parser.add_argument(
-        "--fixations", type=Path, metavar="DIR", help="crowdsal: folder of the fixation JSON files"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--name", help="name of the model, for the results")
-    parser.add_argument(
-        "--checkpoint", help="weights behind the predictions, for the results: a name, a file or a folder"
-    )
-    parser.add_argument("--data-name", help="name of the data set; default: the ground truth's folder")
-    parser.add_argument("--split", help="name of the split, for the results")
-    parser.add_argument(
-        "--fold", type=int, metavar="K",
-        help="score the test videos of this fold, as `lightning test` does: the ground truth is annotations/SET of the "
-        "STAViS layout, and fold_lists/SET_list_test_K_fps.txt lists the videos",
-    )  # fmt: skip
-    parser.add_argument(
-        "--metrics",
-        help=f"comma-separated among cc, nss, auc_judd, sauc, sim, kl, auc_borji. Default: {_CARD}; for the crowdsal "
-        "conventions cc,sim,nss,auc_judd",
-    )
-    parser.add_argument(
-        "--conventions",
-        choices=_PRESETS,
-        help="how metrics are computed: default (docs/metrics.md), matlab (MIT code, no jitter), published (MIT code "
-        "with jitter and 100 random splits), pysaliency, crowdsal (the public scorer of AViMoS, NTIRE 2026 and "
-        "CrowdSAL that extracts frames), crowdsal-stream (CrowdSAL's later scorer). Default: crowdsal for that format",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change one convention, such as auc_judd_ties=matlab or sauc_method=exact; repeatable",
-    )
-    parser.add_argument(
-        "--postprocess",
-        choices=("stavis", "vinet"),
-        help="rescale (and smooth, stavis) the maps as these papers' scripts do before scoring",
-    )
-    parser.add_argument(
-        "--average",
-        choices=("video", "frame"),
-        default="video",
-        help="mean of a video's frames, then of the videos (default), or mean over all frames",
-    )
-    parser.add_argument(
-        "--first-frame", type=int, default=1, help="number of the first frame in image names; default: 1"
-    )
-    parser.add_argument("--device", default="cpu", help="where to score: cpu (default), cuda, cuda:1")
-    parser.add_argument("--batch-size", type=int, default=8, help="frames scored at once. Default: 8")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+CARD = ("cc", "nss", "auc_judd", "sauc", "sim")
 
 
 @dataclass
@@ -112,57 +52,82 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the command.
+def evaluate_maps(
+    predictions: Path,
+    ground_truth: Path,
+    *,
+    format: Format = "stavis",
+    fixations: Path | None = None,
+    name: str | None = None,
+    checkpoint: str | None = None,
+    data_name: str | None = None,
+    split: str | None = None,
+    fold: int | None = None,
+    metrics: Sequence[str] | None = None,
+    conventions: Preset | Conventions | None = None,
+    average: Literal["video", "frame"] = "video",
+    first_frame: int = 1,
+    device: str = "cpu",
+    batch_size: int = 8,
+    quiet: bool = True,
+) -> Results:
+    """Score saliency maps that any program wrote, video by video; nothing is extracted to disk.
+
+    Args:
+        predictions: folder of predicted maps (see `avsal.evaluation.pairs`).
+        ground_truth: folder of annotations.
+        format: layout of the ground truth (see `avsal.evaluation.pairs`).
+        fixations: folder of the JSON files of "crowdsal", where it is not beside the videos.
+        name: of the model, for the results.
+        checkpoint: weights behind the predictions, for the results: a name, a file or a folder.
+        data_name: of the data set; by default the ground truth's folder.
+        split: name of the split, for the results.
+        fold: score the test videos of this fold, as `lightning test` does: the ground truth is `annotations/SET` of the
+            STAViS layout, and `fold_lists/SET_list_test_K_fps.txt` lists the videos.
+        metrics: names of metrics; by default those of model cards, or of the public scorer's conventions.
+        conventions: how metrics are computed; by default "crowdsal" for that format, else "default".
+        average: "video" averages a video's frames, then the videos; "frame" averages all frames.
+        first_frame: number of the first frame in image names.
+        device: where to score: "cpu", "cuda", "cuda:1".
+        batch_size: frames scored at once.
+        quiet: no progress bar.
 
     Returns:
-        0 if every video was scored, 1 if some failed.
+        The results; videos that could not be scored are in `failed`.
 
     Raises:
         AvsalError: nothing can be scored, or an option is wrong.
     """
-    results, outcomes = run(args)
-    stem = results.write(args.out)
-    table = stem.with_suffix(".csv")
-    write_csv(results, table)
-    report(results, outcomes)
-    print(f"results: {stem}\nper video: {table}")
-    results.check_scored()
-    return 1 if results.failed else 0
-
-
-def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
-    """Score everything and return the results, without writing them."""
     from avsal.evaluation.pairs import find_pairs
-    from avsal.evaluation.results import Data, Failure, Results, Stopwatch, fingerprint
+    from avsal.metrics.conventions import Conventions
     from avsal.metrics.saliency import SaliencyMetrics
 
     watch = Stopwatch()
-    conventions = _conventions(args)
-    public = conventions.name.startswith("crowdsal")
-    names = args.metrics or ("cc,sim,nss,auc_judd" if public else _CARD)
+    rules = Conventions.of(conventions or ("crowdsal" if format == "crowdsal" else "default"))
+    public = rules.name.startswith("crowdsal")
     metric = SaliencyMetrics(
-        tuple(n.strip() for n in names.split(",")), conventions=conventions, average=args.average
+        tuple(metrics or (("cc", "sim", "nss", "auc_judd") if public else CARD)),
+        conventions=rules,
+        average=average,
     )
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size}: at least one frame is scored at once.")
-    device = _device(args.device)
-    metric.to(device)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size {batch_size}: at least one frame is scored at once.")
+    where = device_of(device)
+    metric.to(where)
     pairs = find_pairs(
-        args.predictions,
-        args.ground_truth,
-        args.format,
-        fixations=args.fixations,
-        direct=conventions.name == "crowdsal-stream",
+        predictions, ground_truth, format, fixations=fixations, direct=rules.name == "crowdsal-stream"
     )
-    listed = _fold(args) if args.fold is not None else None
+    listed = _fold(ground_truth, format, fold) if fold is not None else None
     if listed is not None:
         pairs = [pair for pair in pairs if pair.name in listed.frames]
+    if not pairs:
+        raise DataError(f"{ground_truth}: none of its videos is in the fold's list.")
     outcomes: list[Outcome] = []
     counts: dict[str, int] = {}
-    with _progress(len(pairs), quiet=args.quiet) as tick:
+    with _progress(len(pairs), quiet=quiet) as tick:
         for number, pair in enumerate(pairs):
-            outcomes.append(_score_video(pair, number, metric, args, device, counts, listed))
+            scoring = _Scoring(pair, number, predictions, first_frame, batch_size, listed)
+            outcomes.append(scoring.score(metric, counts))
             tick(pair.name, outcomes[-1])
     if listed is not None:
         lost = sorted(set(listed.frames) - {o.name for o in outcomes})
@@ -171,54 +136,45 @@ def run(args: argparse.Namespace) -> tuple[Results, list[Outcome]]:
         ]
     prefix = f"{listed.name}/" if listed is not None else ""
     failed = [Failure(item=prefix + o.name, error=o.error) for o in outcomes if o.error is not None]
-    if not outcomes:
-        raise DataError(f"{args.ground_truth}: none of its videos is in the fold's list.")
     if len(failed) == len(outcomes):
         raise DataError(f"not one of {len(outcomes)} videos could be scored; the first: {failed[0].error}")
-    checkpoint = _weights(args.checkpoint) if args.checkpoint else None
-    ids = dict(enumerate(prefix + p.name for p in pairs))
     protocol: dict[str, Any] = {
-        "average": args.average,
-        "format": args.format,
-        "frames": "those with a prediction and ground truth",
-        "negatives": "video" if "sauc" in metric.metrics else None,
-        "predictions": str(args.predictions),
+        "average": average,
+        "format": format,
+        "negatives": "video" if listed is not None or "sauc" in metric.metrics else None,
+        "predictions": str(predictions),
     }
-    data = Data(
-        name=args.data_name or args.ground_truth.resolve().name,
-        split=args.split,
-        fingerprint=fingerprint(counts),
-    )
-    if listed is not None:
+    if listed is None:
+        protocol["frames"] = "those with a prediction and ground truth"
+        data = Data(
+            name=data_name or ground_truth.resolve().name, split=split, fingerprint=fingerprint(counts)
+        )
+    else:
         # The entries of `lightning test`, where the same frames of the same videos were scored.
         full = not any(o.missing for o in outcomes)
-        del protocol["frames"]
-        protocol |= {
-            "coverage": "full" if full else "frames with a prediction", "stride": 1, "negatives": "video",
-        }  # fmt: skip
-        data = listed.data(args, [p.name for p in pairs])
-    results = Results.make(
+        protocol |= {"coverage": "full" if full else "frames with a prediction", "stride": 1}
+        data = listed.data(ground_truth, [p.name for p in pairs], data_name, split)
+    return Results.make(
         "evaluate",
-        accelerator=_device_name(device),
-        model=args.name,
-        checkpoint=checkpoint,
+        accelerator=_device_name(where),
+        model=name,
+        checkpoint=_weights(checkpoint) if checkpoint else None,
         data=data,
         protocol=protocol,
-        conventions=conventions.describe(),
+        conventions=rules.describe(),
         metrics=metric.compute(),
         frames=metric.frames_used(),
-        videos={str(k): v for k, v in metric.per_video(ids).items()},
+        videos={
+            str(k): v for k, v in metric.per_video(dict(enumerate(prefix + p.name for p in pairs))).items()
+        },
         failed=failed,
         notes=[f"{o.name}: {note}" for o in outcomes for note in o.notes],
         seconds=watch.seconds,
     )
-    return results, outcomes
 
 
 def write_csv(results: Results, path: Path) -> None:
     """Write one line per video, and the data set's own, with scores and numbers of frames."""
-    from avsal.files import csv_cells, write_text
-
     metrics = list(results.metrics)
     columns = ["video", *metrics, "frames", "frames_failed", *(f"frames_{m}" for m in metrics)]
     text = io.StringIO()
@@ -235,8 +191,6 @@ def write_csv(results: Results, path: Path) -> None:
 
 def _weights(source: str) -> Checkpoint:
     """Return what the weights behind the predictions are known by; of a name that avsal does not know, the name."""
-    from avsal.evaluation.results import Checkpoint, checkpoint_of
-    from avsal.files import sha256_of
     from avsal.zoo import from_pretrained
 
     path = Path(source).expanduser()
@@ -247,7 +201,7 @@ def _weights(source: str) -> Checkpoint:
     return known.model_copy(update={"name": path.name})
 
 
-def report(results: Results, outcomes: list[Outcome]) -> None:
+def report(results: Results) -> None:
     """Print the table of the data set, the failures and the notes."""
     from rich.console import Console
     from rich.table import Table
@@ -272,7 +226,10 @@ def report(results: Results, outcomes: list[Outcome]) -> None:
     for failure in results.failed:
         console.print(f"failed: {failure.item}: {failure.error}", markup=False, highlight=False)
     if results.failed:
-        console.print(f"{len(results.failed)} of {len(outcomes)} videos could not be scored", highlight=False)
+        console.print(
+            f"{len(results.failed)} of {len(results.videos) + len(results.failed)} videos could not be scored",
+            highlight=False,
+        )
 
 
 # -- folds -------------------------------------------------------------------------------------------
@@ -288,14 +245,12 @@ class _Fold:
     frames: dict[str, int]
     rates: dict[str, float]
 
-    def data(self, args: argparse.Namespace, names: list[str]) -> Data:
+    def data(self, folder: Path, names: list[str], data_name: str | None, split: str | None) -> Data:
         """Return what `lightning test` writes about the same videos."""
-        from avsal.evaluation.results import Data, file_fingerprint, fingerprint, with_parts
-
-        files = {f"{self.name}/{n}": file_fingerprint(with_parts(args.ground_truth / n)) for n in names}
+        files = {f"{self.name}/{n}": file_fingerprint(with_parts(folder / n)) for n in names}
         return Data(
-            name=args.data_name or self.name,
-            split=args.split or "test",
+            name=data_name or self.name,
+            split=split or "test",
             fold=self.number,
             fingerprint=fingerprint({f"{self.name}/{n}": [self.frames[n], self.rates[n]] for n in names}),
             annotations=fingerprint(files),
@@ -303,25 +258,25 @@ class _Fold:
         )
 
 
-def _fold(args: argparse.Namespace) -> _Fold:
+def _fold(ground_truth: Path, format: str, fold: int) -> _Fold:
     from avsal.data.layout import fold_list, read_fold_list
 
-    if args.format != "stavis":
-        raise ConfigError(f"--fold {args.fold}: only the layout stavis has fold lists, not {args.format}.")
-    folder = args.ground_truth.resolve()
+    if format != "stavis":
+        raise ConfigError(f"fold {fold}: only the layout stavis has fold lists, not {format}.")
+    folder = ground_truth.resolve()
     for root in (folder.parent.parent, folder.parent):
-        path = fold_list(root, folder.name, "test", args.fold)
+        path = fold_list(root, folder.name, "test", fold)
         if path is not None:
             break
     else:
         raise ConfigError(
-            f"--fold {args.fold}: there is no {folder.name}_list_test_{args.fold}_fps.txt in "
+            f"fold {fold}: there is no {folder.name}_list_test_{fold}_fps.txt in "
             f"{folder.parent.parent / 'fold_lists'} or {folder.parent / 'fold_lists'}. Give the folder of one set "
-            "(annotations/AVAD) as --ground-truth."
+            "(annotations/AVAD) as ground truth."
         )
     entries = read_fold_list(path)
     return _Fold(
-        path, folder.name, args.fold, {e.name: e.frames for e in entries}, {e.name: e.fps for e in entries}
+        path, folder.name, fold, {e.name: e.frames for e in entries}, {e.name: e.fps for e in entries}
     )
 
 
@@ -364,77 +319,92 @@ class _ListedTruth:
 # -- one video ---------------------------------------------------------------------------------------
 
 
-def _score_video(
-    pair: Pair,
-    number: int,
-    metric: SaliencyMetrics,
-    args: argparse.Namespace,
-    device: torch.device,
-    counts: dict[str, int],
-    listed: _Fold | None = None,
-) -> Outcome:
-    """Score one video into a copy of the metric's state, which is kept only if the whole video went well."""
-    from avsal.evaluation.pairs import Predictions
+@dataclass(frozen=True)
+class _Scoring:
+    """How one video is scored.
 
-    outcome = Outcome(pair.name)
-    before = len(metric._keys)
-    truth = None
-    try:
-        truth = pair.truth()
-        if listed is not None:
-            truth = _ListedTruth(truth, listed.frames[pair.name], metric.conventions.empty == "mit")
-        else:
-            counts[pair.name] = truth.count()
-        if pair.prediction is None:
-            raise DataError(f"no prediction named {pair.name} in {args.predictions}.")
-        predictions = Predictions(
-            pair.prediction, first=args.first_frame, direct=metric.conventions.name == "crowdsal-stream"
-        )
-        _stream(predictions, truth, number, metric, args, device, outcome)
-        outcome.notes += [*predictions.notes, *truth.notes]
-    except Exception as error:  # a batch goes on whatever one video does
-        for state in (metric._keys, metric._scores):
-            assert isinstance(state, list)
-            del state[before:]
-        outcome.error = str(error) if isinstance(error, AvsalError) else f"{type(error).__name__}: {error}"
-        outcome.notes.clear()
-    finally:
-        if truth is not None:
-            truth.close()
-    return outcome
+    Attributes:
+        pair: its files.
+        number: its `video_id`.
+        folder: of the predictions.
+        first: number of the first frame in image names.
+        batch_size: frames at once.
+        listed: the fold's list, None without.
+    """
 
+    pair: Pair
+    number: int
+    folder: Path
+    first: int
+    batch_size: int
+    listed: _Fold | None
 
-def _stream(
-    predictions: Predictions,
-    truth: TruthVideo,
-    number: int,
-    metric: SaliencyMetrics,
-    args: argparse.Namespace,
-    device: torch.device,
-    outcome: Outcome,
-) -> None:
-    import torch
+    def score(self, metric: SaliencyMetrics, counts: dict[str, int]) -> Outcome:
+        """Score the video into a metric of its own, which is merged only if the whole video went well."""
+        from avsal.evaluation.pairs import Predictions
 
-    public = metric.conventions.name.startswith("crowdsal")
-    union = torch.from_numpy(truth.union()).to(device) if "sauc" in metric.metrics else None
-    unlabelled = 0
-    for batch in _batches(predictions, args.batch_size):
-        frames = [(index, pred, truth.frame(index)) for index, pred in batch]
-        unlabelled += sum(t is None for _, _, t in frames)
-        # Frames of one batch share both sizes; a video whose size changes is scored in runs.
-        for group in _runs([(i, p, t) for i, p, t in frames if t is not None]):
-            pred = torch.stack([torch.from_numpy(p) for _, p, _ in group]).to(device)
-            density = torch.stack([torch.from_numpy(t.density) for _, _, t in group]).to(device)
-            points = _pad([torch.from_numpy(t.fixations) for _, _, t in group]).to(device)
-            metric.update(
-                pred,
-                density,
-                points,
-                None if union is None else _others(union, points, (density.shape[-2], density.shape[-1])),
-                video_id=number,
-                frame=torch.tensor([i for i, _, _ in group]),
+        pair, outcome = self.pair, Outcome(self.pair.name)
+        truth = None
+        try:
+            truth = pair.truth()
+            if self.listed is not None:
+                truth = _ListedTruth(truth, self.listed.frames[pair.name], metric.conventions.empty == "mit")
+            else:
+                counts[pair.name] = truth.count()
+            if pair.prediction is None:
+                raise DataError(f"no prediction named {pair.name} in {self.folder}.")
+            predictions = Predictions(
+                pair.prediction, first=self.first, direct=metric.conventions.name == "crowdsal-stream"
             )
-            outcome.frames += len(group)
+            own = copy.deepcopy(metric)
+            own.reset()
+            self._stream(predictions, truth, own, outcome)
+            metric.merge_state(own)
+            outcome.notes += [*predictions.notes, *truth.notes]
+        except Exception as error:  # a batch goes on whatever one video does
+            outcome.error = (
+                str(error) if isinstance(error, AvsalError) else f"{type(error).__name__}: {error}"
+            )
+            outcome.notes.clear()
+        finally:
+            if truth is not None:
+                truth.close()
+        return outcome
+
+    def _stream(
+        self, predictions: Predictions, truth: TruthVideo, metric: SaliencyMetrics, outcome: Outcome
+    ) -> None:
+        import torch
+
+        device = metric.device
+        union = torch.from_numpy(truth.union()).to(device) if "sauc" in metric.metrics else None
+        unlabelled = 0
+        for batch in _batches(predictions, self.batch_size):
+            frames = [(index, pred, truth.frame(index)) for index, pred in batch]
+            unlabelled += sum(t is None for _, _, t in frames)
+            # Frames of one batch share both sizes; a video whose size changes is scored in runs.
+            labelled = [(i, p, t) for i, p, t in frames if t is not None]
+            for _, run in groupby(labelled, key=lambda f: (f[1].shape, f[2].density.shape)):
+                group = list(run)
+                pred = torch.stack([torch.from_numpy(p) for _, p, _ in group]).to(device)
+                density = torch.stack([torch.from_numpy(t.density) for _, _, t in group]).to(device)
+                points = _pad([torch.from_numpy(t.fixations) for _, _, t in group]).to(device)
+                others = None
+                if union is not None:
+                    others = _others(union, points, (density.shape[-2], density.shape[-1]))
+                metric.update(
+                    pred, density, points, others, video_id=self.number,
+                    frame=torch.tensor([i for i, _, _ in group]),
+                )  # fmt: skip
+                outcome.frames += len(group)
+        _check_frames(predictions, truth, metric, outcome, unlabelled)
+
+
+def _check_frames(
+    predictions: Predictions, truth: TruthVideo, metric: SaliencyMetrics, outcome: Outcome, unlabelled: int
+) -> None:
+    """Compare the numbers of frames of a video that was scored, and note what does not meet."""
+    public = metric.conventions.name.startswith("crowdsal")
     left = truth.leftover() if hasattr(truth, "leftover") else 0
     if public and (unlabelled or left):
         raise DataError(
@@ -462,26 +432,10 @@ def _stream(
         )
 
 
-def _batches(predictions: Predictions, size: int) -> Iterator[list[tuple[int, Any]]]:
-    batch: list[tuple[int, Any]] = []
-    for item in predictions:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batches(frames: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    frames = iter(frames)
+    while batch := list(islice(frames, size)):
         yield batch
-
-
-def _runs(frames: list[tuple[int, Any, Any]]) -> Iterator[list[tuple[int, Any, Any]]]:
-    run: list[tuple[int, Any, Any]] = []
-    for frame in frames:
-        if run and (frame[1].shape != run[0][1].shape or frame[2].density.shape != run[0][2].density.shape):
-            yield run
-            run = []
-        run.append(frame)
-    if run:
-        yield run
 
 
 def _pad(points: list[torch.Tensor]) -> torch.Tensor:
@@ -505,44 +459,15 @@ def _others(union: torch.Tensor, points: torch.Tensor, size: tuple[int, int]) ->
 # -- options -----------------------------------------------------------------------------------------
 
 
-def _conventions(args: argparse.Namespace) -> Conventions:
-    from dataclasses import fields
-
-    from avsal.metrics.conventions import Conventions
-
-    preset = args.conventions or ("crowdsal" if args.format == "crowdsal" else "default")
-    kinds = {f.name: type(f.default) for f in fields(Conventions)}
-    changes: dict[str, Any] = {"postprocess": args.postprocess, "quantised": True} if args.postprocess else {}
-    for word in args.set:
-        name, equals, text = word.partition("=")
-        if not equals or name not in kinds or name == "name":
-            known = ", ".join(n for n in kinds if n != "name")
-            raise ConfigError(f"--set {word}: give NAME=VALUE with a name among {known}.")
-        try:
-            changes[name] = _parse(text, kinds[name])
-        except ValueError as error:
-            raise ConfigError(f"--set {word}: {text!r} is no {kinds[name].__name__}.") from error
-    if changes and preset.startswith("crowdsal"):
-        raise ConfigError(f"the conventions {preset!r} are fixed; drop --set and --postprocess.")
-    return Conventions.of(cast("Preset", preset), **changes)
-
-
-def _parse(text: str, kind: type) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError
-        return text.lower() in ("true", "1")
-    return kind(text) if kind in (int, float) else text
-
-
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device of that name if this machine has it, else raise a ConfigError."""
     import torch
 
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: not usable here ({str(error).splitlines()[0]}).") from error
+        raise ConfigError(f"device {name}: not usable here ({str(error).splitlines()[0]}).") from error
     return device
 
 

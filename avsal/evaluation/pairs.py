@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,17 +30,23 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from avsal.data.readers import VIDEO_SUFFIXES, read_fixation_image, read_map
+from avsal.data.fixations import NO_POINTS, distinct
+from avsal.data.readers import (
+    MAP_SUFFIXES,
+    VIDEO_SUFFIXES,
+    FolderAnnotation,
+    numbered,
+    read_map,
+    read_point_lists,
+    table_of_lists,
+)
+from avsal.data.sets.dhf1k import open_maps_and_fixations
 from avsal.errors import DataError
 from avsal.io.limits import check
 
 Format = Literal["stavis", "crowdsal", "dhf1k"]
 Array = NDArray[np.float32]
 Points = NDArray[np.int64]
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_NUMBER = re.compile(r"(\d+)$")
-_NO_POINTS: Points = np.zeros((0, 2), dtype=np.int64)
 
 
 @dataclass
@@ -97,48 +102,27 @@ class FolderTruth:
     """
 
     def __init__(self, name: str, folder: Path, layout: Literal["stavis", "dhf1k"]) -> None:
-        self.name, self.folder = name, folder
+        self.name = name
         self.notes: list[str] = []
-        self._maps = numbered(folder / "maps", _IMAGES)
-        if layout == "stavis":
-            self._points = numbered(folder, (".mat", ".png"))
-        else:
-            self._points = numbered(folder / "fixation", _IMAGES) or numbered(
-                folder / "fixation" / "maps", (".mat",)
-            )
-        if not self._maps and not self._points:
+        self._files = open_maps_and_fixations(folder) if layout == "dhf1k" else FolderAnnotation(folder)
+        if not self._files.count:
             raise DataError(f"{folder}: neither maps nor fixation files; is this the layout {layout!r}?")
-        self._union: Points | None = None
 
     def frame(self, index: int) -> Truth | None:
         """Return the ground truth of a frame (0-based)."""
-        map_path, points_path = self._maps.get(index + 1), self._points.get(index + 1)
-        if map_path is None and points_path is None:
+        if not self._files.listed(index):
             return None
-        image = read_fixation_image(points_path) > 0 if points_path is not None else None
-        if map_path is not None:
-            density = read_map(map_path)
-        else:
-            assert image is not None
-            density = np.zeros(image.shape, np.float32)
-        if image is not None and image.shape != density.shape:
-            raise DataError(f"{points_path}: {image.shape} pixels, its map {map_path} has {density.shape}.")
-        points = _NO_POINTS if image is None else np.argwhere(image).astype(np.int64)
-        return Truth(density, points)
+        density, found = self._files.density(index), self._files.fixations(index)
+        points = found[0] if found is not None else NO_POINTS
+        return Truth(np.zeros(self._files.size, np.float32) if density is None else density, points)
 
     def union(self) -> Points:
         """Return the distinct pixels fixated in any frame (reads every fixation file once)."""
-        if self._union is None:
-            total: NDArray[np.bool_] | None = None
-            for path in self._points.values():
-                image = read_fixation_image(path) > 0
-                total = image if total is None else total | image
-            self._union = _NO_POINTS if total is None else np.argwhere(total).astype(np.int64)
-        return self._union
+        return self._files.union()
 
     def count(self) -> int:
         """Return the number of frames with a map or fixations."""
-        return len(set(self._maps) | set(self._points))
+        return self._files.count
 
     def close(self) -> None:
         """Nothing is open."""
@@ -147,8 +131,7 @@ class FolderTruth:
 class VideoTruth:
     """A grey-scale video with a JSON list of fixations for every frame (AViMoS, NTIRE 2026, CrowdSAL).
 
-    Coordinates are (row, column). Where that leaves the picture and (column, row) does not, the latter is
-    taken and said in `notes`; a file that fits neither is refused.
+    Points are read as `table_of_lists` does; what it turns or leaves out is in `notes`.
 
     Args:
         name: the clip.
@@ -159,14 +142,19 @@ class VideoTruth:
 
     def __init__(self, name: str, video: Path, fixations: Path, *, direct: bool = False) -> None:
         from avsal.io.grey import GreyStream
+        from avsal.io.video import probe
 
-        self.name = name
+        self.name, self._path, self._last = name, video, -1
         self.notes: list[str] = []
-        self._points = read_fixation_list(fixations)
+        info, lists = probe(video), read_point_lists(fixations)
+        self._count = len(lists)
+        self._table, turned = table_of_lists(fixations, lists, (info.height, info.width))
+        if turned:
+            self.notes.append("fixations are (column, row), against the format's rule; they were turned")
+        if self._table.outside:
+            self.notes.append(f"{self._table.outside} fixations outside the picture were left out")
         self._stream = GreyStream(video, direct=direct)
         self._frames = enumerate(self._stream)
-        self._path, self._json, self._last = video, fixations, -1
-        self._swapped: bool | None = None
 
     def frame(self, index: int) -> Truth | None:
         """Return the ground truth of a frame (0-based); indices must rise."""
@@ -175,19 +163,16 @@ class VideoTruth:
         for number, density in self._frames:
             if number == index:
                 self._last = index
-                if self._swapped is None:
-                    self._order(density.shape)
-                points = self._points[index] if index < len(self._points) else _NO_POINTS
-                return Truth(density, points)
+                return Truth(density, self._table.at(index)[0])
         return None
 
     def union(self) -> Points:
         """Return the distinct pixels fixated in any frame."""
-        return np.unique(np.concatenate(self._points), axis=0) if self._points else _NO_POINTS
+        return distinct(self._table.points, self._table.size)
 
     def count(self) -> int:
         """Return the number of frames of the fixation file."""
-        return len(self._points)
+        return self._count
 
     def leftover(self) -> int:
         """Return how many frames of the video nobody asked for (reads to its end)."""
@@ -196,49 +181,6 @@ class VideoTruth:
     def close(self) -> None:
         """Close the video."""
         self._stream.close()
-
-    def _order(self, shape: tuple[int, ...]) -> None:
-        everything = np.concatenate(self._points) if self._points else _NO_POINTS
-        if len(everything) == 0:
-            self._swapped = False
-            return
-        low, (rows, columns) = int(everything.min()), everything.max(0)
-        if low >= 0 and rows < shape[0] and columns < shape[1]:
-            self._swapped = False
-        elif low >= 0 and columns < shape[0] and rows < shape[1]:
-            self._swapped = True
-            self._points = [p[:, ::-1].copy() for p in self._points]
-            self.notes.append("fixations are (column, row), against the format's rule; they were turned")
-        else:
-            raise DataError(
-                f"{self._json}: fixations reach ({rows}, {columns}), outside the {shape[0]}x{shape[1]} pixels of"
-                f" {self._path.name} in either order of coordinates; is it another clip's file?"
-            )
-
-
-def read_fixation_list(path: Path) -> list[Points]:
-    """Read a `fixations.json`: a list over frames of lists of coordinate pairs.
-
-    Returns:
-        (N, 2) int64 for each frame, as written.
-
-    Raises:
-        DataError: the file is missing or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: the fixations cannot be read ({error}).") from error
-    frames: list[Points] = []
-    try:
-        for frame in content:
-            points = np.asarray(frame if len(frame) else np.zeros((0, 2)), dtype=np.float64)
-            if points.ndim != 2 or points.shape[1] != 2 or not np.array_equal(points, np.trunc(points)):
-                raise ValueError(f"frame {len(frames)} is no list of pairs of whole numbers")
-            frames.append(points.astype(np.int64))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a list over frames of lists of (row, column) ({error}).") from error
-    return frames
 
 
 def find_pairs(
@@ -372,7 +314,7 @@ class Predictions:
         self._inner = self.path
         self._indices: list[int] | None = None
         if self.path.is_dir():
-            self._images = numbered(self.path, _IMAGES)
+            self._images = numbered(self.path, MAP_SUFFIXES)
             if not self._images:
                 self._inner = self._single()
         self.eight_bit = self._inner.suffix.lower() not in (".npz", ".npy")
@@ -503,15 +445,3 @@ def _predicted_frames(summary: Path) -> list[int] | None:
         return [int(peak["frame"]) for peak in json.loads(summary.read_text())["peaks"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
-    """Return the files of a folder by the number that ends their name, in rising order."""
-    if not folder.is_dir():
-        return {}
-    found = {}
-    for path in folder.iterdir():
-        match = _NUMBER.search(path.stem)
-        if match and path.suffix.lower() in suffixes:
-            found[int(match.group())] = path
-    return dict(sorted(found.items()))

@@ -140,7 +140,7 @@ def predict_files(
     gaze = Path(gaze) if gaze is not None else None
     settings = _with_gaze(settings, gaze, paths)
     if module is not None:
-        from avsal.evaluation.results import weights_hash
+        from avsal.evaluation.provenance import weights_hash
 
         settings = replace(settings, weights=weights_hash(module))
     folders = result_folders(paths, out)

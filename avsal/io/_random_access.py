@@ -15,7 +15,7 @@ from av.codec.context import ThreadType
 from avsal.errors import MediaError
 from avsal.io._container import DECODE_ERRORS, container_family, open_media, require_video
 from avsal.io.clock import Clock, FrameTimes, frame_rate
-from avsal.io.picture import Painter, examine_still, is_still
+from avsal.io.picture import Painter, examine_still, is_still, white
 from avsal.io.video import ONE_TO_ONE, VideoStream
 
 if TYPE_CHECKING:
@@ -167,16 +167,22 @@ class FrameSource:
 
     def read(self, indices: list[int]) -> np.ndarray:
         """Return (n, H, W, 3) uint8 RGB of ascending indices."""
-        images = []
-        for index in indices:
-            frame = self._find(index)
-            if frame is None:
-                raise MediaError(
-                    f"{self._path}: frame {index} and the frames before it cannot be decoded; the file is "
-                    "damaged: copy it again."
-                )
-            images.append(self._painter.paint(frame))
+        images = [self._painter.paint(self._frame(index)) for index in indices]
         return np.stack(images) if images else np.zeros((0, 0, 0, 3), dtype=np.uint8)
+
+    def grey(self, index: int) -> np.ndarray:
+        """Return (H, W) float32 in [0, 1]: a frame as grey, at its bit depth."""
+        frame = self._frame(index)
+        return self._painter.grey(frame) / np.float32(white(frame))
+
+    def _frame(self, index: int) -> VideoFrame:
+        frame = self._find(index)
+        if frame is None:
+            raise MediaError(
+                f"{self._path}: frame {index} and the frames before it cannot be decoded; the file is "
+                "damaged: copy it again."
+            )
+        return frame
 
     def _find(self, index: int) -> VideoFrame | None:
         key = int(self._table.key[index]) if self._seekable else 0

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from avsal.errors import MediaError
 from avsal.io._container import DECODE_ERRORS, Closing, StrPath, open_media, require_video
+from avsal.io.picture import Painter
 
 
 class GreyStream(Closing):
     """The frames of a grey-scale video, once, in order, in constant memory.
 
-    A frame is what extracting pictures with FFmpeg and averaging their channels gives: 8-bit videos become
-    0..255, deeper ones 0..65535; colour formats go through RGB. Iterate to get (H, W) float32 arrays.
+    Iterate to get (H, W) float32 arrays: 0..255 of 8-bit videos, 0..65535 of deeper ones (see `Painter.grey`).
 
     Args:
         path: any video that FFmpeg can open.
@@ -40,23 +39,14 @@ class GreyStream(Closing):
         self._stream.thread_type = "AUTO"
         self.count: int | None = self._stream.frames or None
         self.errors: list[str] = []
-        self._reformatter = VideoReformatter()
+        self._painter = Painter()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         found = 0
         try:
             for frame in self._container.decode(self._stream):
                 found += 1
-                depth = max((c.bits for c in frame.format.components), default=8)
-                grey = self.direct or len(frame.format.components) == 1
-                if self.direct:
-                    target = "gray16le"
-                elif grey:
-                    target = "gray16le" if depth > 8 else "gray"
-                else:
-                    target = "rgb48le" if depth > 8 else "rgb24"
-                image = self._reformatter.reformat(frame, format=target).to_ndarray().astype(np.float32)
-                yield image if grey else image.mean(-1, dtype=np.float32)
+                yield self._painter.grey(frame, direct=self.direct)
         except DECODE_ERRORS as error:
             self.errors.append(str(error))
         if not found:

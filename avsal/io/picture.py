@@ -112,3 +112,23 @@ class Painter:
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
         )
         return shown.apply(rgb.to_ndarray())
+
+    def grey(self, frame: VideoFrame, *, direct: bool = False) -> np.ndarray:
+        """Return (H, W) float32, upright: 0..255 of an 8-bit frame, else 0..65535 (see `white`).
+
+        The value is that of extracting pictures with FFmpeg and averaging their channels: colour formats go through
+        RGB. `direct` takes the luma as 16-bit grey instead.
+        """
+        plain = direct or len(frame.format.components) == 1
+        deep = white(frame) > 255
+        if plain:
+            target = "gray16le" if direct or deep else "gray"
+        else:
+            target = "rgb48le" if deep else "rgb24"
+        image = self._reformatter.reformat(frame, format=target).to_ndarray().astype(np.float32)
+        return self.orientation(frame).apply(image if plain else image.mean(-1, dtype=np.float32))
+
+
+def white(frame: VideoFrame) -> int:
+    """Return the largest value of `Painter.grey`: 255 of 8-bit frames, 65535 of deeper ones."""
+    return 65535 if max((c.bits for c in frame.format.components), default=8) > 8 else 255

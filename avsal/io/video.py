@@ -454,8 +454,27 @@ class VideoReader(Closing):
             IndexError: an index lies outside 0..len-1.
             MediaError: no frame can be decoded.
         """
-        table = self._frames()
         wanted = np.asarray(indices, dtype=np.int64)
+        order, place = np.unique(wanted, return_inverse=True)
+        return self._opened(wanted).read([int(i) for i in order])[place]
+
+    def grey(self, index: int) -> np.ndarray:
+        """Return a frame of a grey-scale video, such as a saliency map, at the file's bit depth.
+
+        Args:
+            index: 0-based frame number.
+
+        Returns:
+            (H, W) float32 in [0, 1], upright; of colour the mean of R, G and B.
+
+        Raises:
+            IndexError: the index lies outside 0..len-1.
+            MediaError: no frame can be decoded.
+        """
+        return self._opened(np.array([index])).grey(index)
+
+    def _opened(self, wanted: np.ndarray) -> FrameSource:
+        table = self._frames()
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(table.times)):
             raise IndexError(
                 f"{self.path}: frames {int(wanted.min())}..{int(wanted.max())} asked for, the video has "
@@ -466,12 +485,11 @@ class VideoReader(Closing):
             # threads that only the parent has.
             _INHERITED.append(self._source)
             self._forget()
-        order, place = np.unique(wanted, return_inverse=True)
         if self._source is None:
             from avsal.io._random_access import FrameSource
 
             self._source = FrameSource(self.path, table)
-        return self._source.read([int(i) for i in order])[place]
+        return self._source
 
     def close(self) -> None:
         """Close the file; the next `read` opens it again."""

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from avsal.metrics.egocentric import (
     GazeGrid,
@@ -20,9 +19,10 @@ from avsal.metrics.egocentric import (
     rescale_gaze,
 )
 from avsal.metrics.inputs import MetricInputError, as_tensor
+from avsal.metrics.saliency import FrameMetric
 
 
-class GazeMetrics(Metric):
+class GazeMetrics(FrameMetric):
     """F1, recall and precision of gaze maps, all fixation frames of the test set pooled, as CSTS is
     evaluated.
 
@@ -41,9 +41,7 @@ class GazeMetrics(Metric):
         **options: torchmetrics' own arguments.
     """
 
-    full_state_update = False
     higher_is_better = True
-    is_differentiable = False
     _keys: list[Tensor] | Tensor
     _counts: list[Tensor] | Tensor
     _auc: list[Tensor] | Tensor
@@ -58,27 +56,20 @@ class GazeMetrics(Metric):
         rescale: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        levels = gaze_thresholds(thresholds)
+        columns = {
+            "_keys": ((4,), torch.int64), "_counts": ((2 * len(levels) + 1,), torch.int32), "_auc": ((), torch.float64),
+        }  # fmt: skip
+        super().__init__(columns, **options)
         self.grid = thresholds if isinstance(thresholds, str) else "own"
-        self.levels = gaze_thresholds(thresholds)
+        self.levels = levels
         self.fixation_type, self.positive, self.auc, self.rescale = fixation_type, positive, auc, rescale
-        for state in ("_keys", "_counts", "_auc"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
         self._frames = 0
-        self.reset()
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the scores."""
         return ("f1", "recall", "precision", "threshold", *(("auc",) if self.auc else ()))
-
-    def reset(self) -> None:
-        """Forget every frame."""
-        super().reset()
-        # A rank that sees no frame still has to take part in the exchange, with the right shape and type.
-        self._keys = [torch.zeros((0, 4), dtype=torch.int64, device=self.device)]
-        self._counts = [torch.zeros((0, 2 * len(self.levels) + 1), dtype=torch.int32, device=self.device)]
-        self._auc = [torch.zeros(0, dtype=torch.float64, device=self.device)]
 
     def update(
         self,
@@ -128,7 +119,7 @@ class GazeMetrics(Metric):
             )
         video = video_id.to("cpu", torch.int64).reshape(-1).expand(clips)
         if frame is None:
-            seen = _join(self._keys).cpu()
+            seen = self._joined("_keys")
             start = int(seen[:, 1].max()) + 1 if len(seen) else 0
             frame = torch.arange(start, start + clips).unsqueeze(-1).expand(clips, steps)
         kept = torch.ones((clips, steps), dtype=torch.bool)
@@ -138,8 +129,8 @@ class GazeMetrics(Metric):
         step = torch.arange(steps).expand(clips, steps)
         keys = torch.stack((video.unsqueeze(-1).expand(clips, steps), frame.cpu(), step, kept.long()), -1)
         auc = gaze_auc(maps, gaze) if self.auc and gaze is not None else torch.zeros((clips, steps)).double()
-        for state, values in (("_keys", keys), ("_counts", rows), ("_auc", auc)):
-            getattr(self, state).append(values[present.to(values.device)].to(self.device))
+        columns = {"_keys": keys, "_counts": rows, "_auc": auc}
+        self._append(**{name: values[present.to(values.device)] for name, values in columns.items()})
 
     def compute(self) -> dict[str, float]:
         """Return `f1`, `recall`, `precision`, the `threshold` that maximises F1 and, if asked for, `auc`."""
@@ -234,7 +225,7 @@ class GazeMetrics(Metric):
 
     def _kept(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return keys, counts and AUC of the fixation frames, each frame of a clip once, in order."""
-        keys, counts, auc = (_join(s).cpu() for s in (self._keys, self._counts, self._auc))
+        keys, counts, auc = (self._joined(name) for name in ("_keys", "_counts", "_auc"))
         self._frames = 0
         if len(keys) == 0:
             return keys, counts, auc
@@ -266,7 +257,3 @@ class GazeMetrics(Metric):
         if self.auc:
             result["auc"] = float(auc[member].nanmean())
         return result
-
-
-def _join(state: list[Tensor] | Tensor) -> Tensor:
-    return torch.cat(state) if isinstance(state, list) else state

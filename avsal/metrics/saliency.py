@@ -19,7 +19,47 @@ from avsal.metrics.resize import postprocess, resize_maps
 _CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
-class SaliencyMetrics(Metric):
+class FrameMetric(Metric):
+    """Base of metrics that keep a few numbers per frame as columns, whatever the number of processes.
+
+    Args:
+        columns: name of each state -> shape of one frame's entry and its type.
+        **options: torchmetrics' own arguments.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, columns: Mapping[str, tuple[tuple[int, ...], torch.dtype]], **options: Any) -> None:
+        super().__init__(**options)
+        self._columns = dict(columns)
+        for name in columns:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every frame."""
+        super().reset()
+        # A rank that sees no frame still has to take part in the exchange, with the right shape and type.
+        for name, (shape, dtype) in self._columns.items():
+            setattr(self, name, [torch.zeros((0, *shape), dtype=dtype, device=self.device)])
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the frames of another metric of the same kind."""
+        super().merge_state(incoming_state)
+        self._update_count += 1  # torchmetrics warns of metrics without updates otherwise
+        self._computed = None
+
+    def _append(self, **values: Tensor) -> None:
+        for name, rows in values.items():
+            getattr(self, name).append(rows.to(self.device))
+
+    def _joined(self, name: str) -> Tensor:
+        state: list[Tensor] | Tensor = getattr(self, name)
+        return (torch.cat(state) if isinstance(state, list) else state).cpu()
+
+
+class SaliencyMetrics(FrameMetric):
     """The set of saliency metrics of a model card, averaged as the papers do: frame, video, data set.
 
     Each frame's scores are kept with its video and frame number (a few numbers per frame, never a map), so
@@ -38,9 +78,7 @@ class SaliencyMetrics(Metric):
         **options: fields of `Conventions`, and torchmetrics' own arguments.
     """
 
-    full_state_update = False
     higher_is_better = None
-    is_differentiable = False
     _keys: list[Tensor] | Tensor
     _scores: list[Tensor] | Tensor
 
@@ -55,7 +93,8 @@ class SaliencyMetrics(Metric):
         **options: Any,
     ) -> None:
         fields = Conventions.__dataclass_fields__
-        super().__init__(**{k: v for k, v in options.items() if k not in fields})
+        columns = {"_keys": ((3,), torch.int64), "_scores": ((len(metrics),), torch.float64)}
+        super().__init__(columns, **{k: v for k, v in options.items() if k not in fields})
         self.conventions = Conventions.of(conventions, **{k: v for k, v in options.items() if k in fields})
         self.metrics = tuple(metrics)
         self._kernel_names = tuple(self.conventions.kernels())
@@ -76,16 +115,6 @@ class SaliencyMetrics(Metric):
         self.average, self.nan, self.baseline = average, nan, baseline
         self._warned = False
         self._summary: dict[str, Any] = {}
-        self.add_state("_keys", default=[], dist_reduce_fx="cat")
-        self.add_state("_scores", default=[], dist_reduce_fx="cat")
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every frame."""
-        super().reset()
-        # A rank that sees no frame still has to take part in the exchange, with the right shape and type.
-        self._keys = [torch.zeros((0, 3), dtype=torch.int64, device=self.device)]
-        self._scores = [torch.zeros((0, len(self.metrics)), dtype=torch.float64, device=self.device)]
 
     def update(
         self,
@@ -150,16 +179,11 @@ class SaliencyMetrics(Metric):
             values, failed = self._score(maps[part], *(None if v is None else v[part] for v in flat.values()))
             scores.append(values)
             keys[part, 2] = failed.long()
-        state_keys, state_scores = self._keys, self._scores
-        assert isinstance(state_keys, list)
-        assert isinstance(state_scores, list)
-        state_keys.append(keys.to(self.device))
-        state_scores.append(torch.cat(scores).to(self.device))
+        self._append(_keys=keys, _scores=torch.cat(scores))
 
     def compute(self) -> dict[str, float]:
         """Return the mean of every metric by name; NaN for a metric that no frame could be scored with."""
-        keys, scores = _join(self._keys), _join(self._scores)
-        keys, scores = _once(keys.cpu(), scores.cpu())
+        keys, scores = _once(self._joined("_keys"), self._joined("_scores"))
         names, member = keys[:, 0].unique(return_inverse=True)
         used = (~scores.isnan()).long()
         sums = torch.zeros((len(names), len(self.metrics)), dtype=torch.float64)
@@ -227,7 +251,7 @@ class SaliencyMetrics(Metric):
 
         Covers what this process saw.
         """
-        keys, scores = _once(_join(self._keys).cpu(), _join(self._scores).cpu())
+        keys, scores = _once(self._joined("_keys"), self._joined("_scores"))
         return keys[:, :2], scores
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
@@ -324,7 +348,7 @@ class SaliencyMetrics(Metric):
         if frame is not None:
             numbers = as_tensor(frame, "frame", whole=True).to("cpu", torch.int64)
             return video, _expand(numbers, lead, "frame")
-        seen = _join(self._keys).cpu()
+        seen = self._joined("_keys")
         index = torch.zeros_like(video)
         for one in video.unique():
             mine = video == one
@@ -418,10 +442,6 @@ def fold_mean(folds: Iterable[Mapping[str, float]]) -> dict[str, float]:
         raise MetricInputError("there are no folds to average.")
     names = [m for m in results[0] if all(m in fold for fold in results)]
     return {m: math.fsum(fold[m] for fold in results) / len(results) for m in names}
-
-
-def _join(state: list[Tensor] | Tensor) -> Tensor:
-    return torch.cat(state) if isinstance(state, list) else state
 
 
 def _expand(values: Tensor, lead: torch.Size, name: str) -> Tensor:

@@ -270,6 +270,8 @@ class SaliencyModule(L.LightningModule):
     variants_note: ClassVar[str] = ""
     #: Name, sha256 of the file, and hash of the entries that the module was filled with.
     weights_from: tuple[str, str | None, str] | None = None
+    #: How validation and test score: "full", by avsal's conventions; "paper", as the authors did (`avsal.evaluation`).
+    protocol: Literal["paper", "full"] = "full"
     #: The post-processing of the authors' test script (see `avsal.metrics.postprocess`), None for none ...
     postprocess: ClassVar[Pipeline | None] = None
     #: ... and what of the output it eats: the activated maps, or the logarithm of the density.
@@ -541,10 +543,13 @@ class SaliencyModule(L.LightningModule):
         return self._metrics[stage].to(self.device)
 
     def build_metrics(self, stage: str, data: Any = None) -> SaliencyMetrics:
-        """Return the metrics of a stage on a data set; gaze models override it."""
+        """Return the metrics of a stage on a data set under the module's `protocol`; gaze models override it."""
         from avsal.metrics.saliency import SaliencyMetrics
 
-        return SaliencyMetrics(self.val_metrics if stage == "val" else self.test_metrics)
+        names = self.val_metrics if stage == "val" else self.test_metrics
+        if self.protocol == "paper":
+            return SaliencyMetrics(names, conventions="published", postprocess=self.postprocess)
+        return SaliencyMetrics(names)
 
     def _update(self, stage: str, output: SaliencyOutput, batch: Batch) -> None:
         if "density" not in batch and "fixations" not in batch:

@@ -239,7 +239,7 @@ class SpeakerModule(SaliencyModule):
         """
         raise ConfigError(
             "The speaker stream follows faces over a whole film and cannot be trained or tested on clips. "
-            "Train its gate with examples/speaker_gate.py; score `avsal predict` results with `avsal evaluate`."
+            "Train its gate with examples/speaker_gate.py; score it with `avsal evaluate --checkpoint` or `avsal test`."
         )
 
     def test_step(self, batch: Batch, batch_idx: int) -> SaliencyOutput:  # type: ignore[override]

@@ -99,7 +99,7 @@ def reproduce(
         Mapping[str, Path] | None, assignments("--weights", value=Path, metavar="NAME=FILE")
     ] = None,
     fast: bool = False,
-    protocol: Literal["paper", "common"] = "paper",
+    protocol: Literal["paper", "full", "common"] = "paper",
     sets: str | None = None,
     accelerator: str = "auto",
     devices: str = "1",
@@ -127,8 +127,8 @@ def reproduce(
         train: train where there are no weights (days on GPUs).
         weights: NAME=FILE, weights that are not fetched by themselves, or yours in place of others; repeatable.
         fast: small networks after one step, on a few frames: checks data and settings, the numbers mean nothing.
-        protocol: paper: the frames, metric code and post-processing of the paper's authors; common: every frame, and
-            avsal's conventions (synthav: always common).
+        protocol: paper: the frames, metric code and post-processing of the paper's authors; full (also called
+            common): every frame, and avsal's conventions (synthav: always full).
         sets: only these data sets of the table, as A,B.
         accelerator: auto, cpu, gpu.
         devices: number of devices, a list of them such as 0,2, or auto.
@@ -170,7 +170,8 @@ def reproduce(
             raise ConfigError(f"--weights {name}={path}: there is no such file.")
     usual = 5 if what == "synthav" else 16 if fast else 1
     options = Options(
-        data=data, dhf1k=dhf1k, out=out, weights=files, fast=fast, protocol=protocol, stride=stride or usual,
+        data=data, dhf1k=dhf1k, out=out, weights=files, fast=fast, stride=stride or usual,
+        protocol="full" if protocol == "common" else protocol,
         batch_size=batch_size, num_workers=num_workers, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
         strategy=strategy,
     )  # fmt: skip

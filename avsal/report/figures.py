@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from avsal.errors import ConfigError
-from avsal.evaluation.shards import frames_path
+from avsal.evaluation.results import frames_path
 from avsal.files import writing
 from avsal.models import class_named
 from avsal.report.measured import Board, Entry, shown

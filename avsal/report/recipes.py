@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from avsal.errors import WeightsError
 from avsal.report.papers import SYSTEMS, System
 from avsal.report.published import SETS
-from avsal.report.testing import Options, quiet
+from avsal.report.testing import Options
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
@@ -149,6 +149,8 @@ class Training:
         """One step on two clips."""
         import lightning as L
         import torch
+
+        from avsal.evaluation.testing import quiet
 
         L.seed_everything(0, verbose=False)
         module, data = self.small(), self.data_module()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from avsal.errors import AvsalError, DataError
-from avsal.evaluation.results import Results, fingerprint
+from avsal.evaluation.provenance import fingerprint
+from avsal.evaluation.results import Results
 from avsal.models import class_named
 from avsal.report.papers import System, system_of
 from avsal.report.published import SETS, ZERO_SHOT

@@ -16,7 +16,7 @@ from avsal.report.published import LABELS
 from avsal.report.render import output
 from avsal.report.statistics import gaze_f1, paired
 from avsal.report.tables import DIGITS, Table, Value, costs, text
-from avsal.report.testing import Options, file_hash, quiet, run_test
+from avsal.report.testing import Options, file_hash, run_test
 
 if TYPE_CHECKING:
     from avsal.checkpoints.registry import Checkpoint
@@ -54,7 +54,7 @@ def run(
     """Test the shipped checkpoints and the baselines, and print the tables.
 
     Args:
-        options: of the tests; `protocol` is always "common".
+        options: of the tests; `protocol` is always "full".
         clips: that are generated.
         dry_run, form, figures: see `avsal.report.commands.reproduce`.
 
@@ -125,7 +125,7 @@ def measure(shipped: Iterable[Checkpoint], options: Options, clips: int) -> list
     from avsal.zoo import from_pretrained
 
     # Baselines are fitted in one process, and the set is small.
-    options = replace(options, protocol="common", devices="1", num_nodes=1, strategy="auto")
+    options = replace(options, protocol="full", devices="1", num_nodes=1, strategy="auto")
     files: list[Path | None] = []
     for kind in BASELINES:
         data = _data(options, clips)
@@ -152,6 +152,7 @@ def _data(options: Options, clips: int, ego: bool = False) -> Any:
 def _baseline(kind: str, data: Any) -> Any:
     import lightning as L
 
+    from avsal.evaluation.testing import quiet
     from avsal.models.baselines import FITTED, BaselineModule
 
     module = BaselineModule(kind, size=(60, 80))  # type: ignore[arg-type]

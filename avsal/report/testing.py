@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,9 +81,8 @@ def run_test(
     Returns:
         The results file; None on every process but the first.
     """
-    from avsal.evaluation.results import weights_hash
-    from avsal.evaluation.shards import write_frames
-    from avsal.evaluation.testing import evaluate, forget
+    from avsal.evaluation.provenance import weights_hash
+    from avsal.evaluation.testing import evaluate, quiet
 
     fold = getattr(data, "fold", None) if data_name in SIX else None
     parts = [
@@ -97,23 +93,18 @@ def run_test(
         sound == "swapped" and sound,
     ]
     path = options.out / f"{'-'.join(filter(None, parts))}.json"
-    work = options.out / ".partial" / path.stem
     if path.is_file() and _finished(path, data, weights_hash(module), options.protocol, sound):
         say(f"{path}: done before")
         return path
     swapped = ", sound swapped" if sound != "own" else ""
     say(f"{checkpoint} on {data_name}{f' fold {fold}' if fold else ''}{swapped} …")
     with quiet():
-        found = evaluate(
-            module, data, checkpoint=checkpoint, sha256=sha256, work=work, protocol=options.protocol, sound=sound,
+        results = evaluate(
+            module, data, checkpoint=checkpoint, sha256=sha256, out=path, protocol=options.protocol, sound=sound,
             trainer=options.trainer,
         )  # fmt: skip
-    if found is None:
+    if results is None:
         return None
-    results, frames = found
-    write_frames(frames, path)
-    results.write(path)
-    forget(work)
     for failure in results.failed[:5]:
         say(f"  left out: {failure.error}")
     say("  " + ", ".join(f"{name} {value:.4f}" for name, value in results.metrics.items()) + f" ({path})")
@@ -122,7 +113,8 @@ def run_test(
 
 def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str, sound: str) -> bool:
     """Return whether a file holds the whole results of these weights on this data under this protocol."""
-    from avsal.evaluation.results import Results, data_of
+    from avsal.evaluation.provenance import data_of
+    from avsal.evaluation.results import Results
 
     try:
         known = Results.read(path)
@@ -136,7 +128,7 @@ def _finished(path: Path, data: SaliencyDataModule, weights: str, protocol: str,
         and known.data.fingerprint == there.fingerprint
         and known.data.annotations in (None, there.annotations)
         and known.complete
-        and known.protocol.get("protocol") == protocol
+        and known.protocol.get("protocol") in (protocol, {"full": "common"}.get(protocol))
         and known.protocol.get("sound") == sound
         and known.protocol.get("stride") == data.test_stride
     )
@@ -152,29 +144,6 @@ def file_hash(name: str | Path) -> str | None:
     entry = entries().get(name)
     stated = {getattr(source, "sha256", None) for source in entry.sources} if entry is not None else set()
     return stated.pop() if len(stated) == 1 else None
-
-
-_REMARKS = (
-    ".*does not have many workers.*", ".*sync_dist.*", ".*LeafSpec.*", ".*ReduceLROnPlateau conditioned.*",
-    ".*in eval mode at the start of training.*",
-)  # fmt: skip
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's remarks about hardware and logging from the tables."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _REMARKS:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def first_process() -> bool:

@@ -89,7 +89,7 @@ def from_pretrained(
             an entry holds NaN or infinite values, or the entries do not fit the module.
     """
     access = Access(cache_folder(cache_dir), local_files_only, force_download, token)
-    from avsal.evaluation.results import weights_hash
+    from avsal.evaluation.provenance import weights_hash
 
     loaded = load_checkpoint(source, access, revision)
     module: nn.Module

@@ -120,7 +120,8 @@ def _write(
 
 def _weights(source: Any, loaded: Loaded) -> Weights:
     """Return what results call the weights that are published: by their file, and by the entries of their module."""
-    from avsal.evaluation.results import Checkpoint, weights_hash
+    from avsal.evaluation.provenance import weights_hash
+    from avsal.evaluation.results import Checkpoint
 
     module = (
         source if isinstance(source, torch.nn.Module) else fill(build(loaded.config, loaded.where), loaded)

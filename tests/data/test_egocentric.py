@@ -731,7 +731,7 @@ def test_an_evaluation_with_other_sound_lets_the_data_set_swap_it(ego4d: Path, t
         data = module(tmp_path, swap_sound=swap)
         done = evaluate(network, data, checkpoint="x", work=tmp_path / name, sound=sound, trainer=cpu)  # type: ignore[arg-type]
         assert done is not None
-        found[name] = done[0]
+        found[name] = done
     assert found["asked"].metrics == found["data"].metrics
     assert found["asked"].videos == found["data"].videos != found["own"].videos
     assert [found[name].protocol["sound"] for name in found] == ["own", "swapped", "swapped"]

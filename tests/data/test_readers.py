@@ -14,8 +14,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from avsal.data.fixations import FixationTable, density_from_fixations
+from avsal.data.readers import points_order, read_point_lists
 from avsal.data.sets.audiovisual import DIEMDataModule
-from avsal.data.sets.crowdsal import AViMoSDataModule, CrowdSALDataModule, points_order, read_fixation_json
+from avsal.data.sets.crowdsal import AViMoSDataModule, CrowdSALDataModule
 from avsal.data.sets.dhf1k import DHF1KDataModule, UCFSportsDataModule
 from avsal.data.sets.diem_events import read_diem_events, size_in_name
 from avsal.data.sets.folder import FolderDataModule
@@ -394,11 +395,11 @@ def test_the_order_of_coordinates_is_checked_against_the_picture(tmp_path):
     path = tmp_path / "fixations.json"
     assert points_order(path, np.array([[1000.0, 5.0]]), (1080, 1920))[0].tolist() == [1000]
     assert points_order(path, np.array([[1900.0, 5.0]]), (1080, 1920))[0].tolist() == [5]
-    with pytest.raises(DataError, match="neither order"):
+    with pytest.raises(DataError, match="either order"):
         points_order(path, np.array([[1900.0, 1500.0]]), (1080, 1920))
     path.write_text('{"a": 1}')
     with pytest.raises(DataError, match=r"fixations.json"):
-        read_fixation_json(path, (10, 10))
+        read_point_lists(path)
 
 
 # -- users' own folders ------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -17,8 +16,8 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from avsal.cli import _run
 from avsal.errors import AvsalError, DataError
-from avsal.evaluation import maps as evaluate
 from avsal.evaluation.maps import write_csv
 from avsal.evaluation.pairs import Predictions
 from avsal.evaluation.results import Data, Results
@@ -33,7 +32,7 @@ def write_video(path: Path, frames: np.ndarray, pixels: str, codec: str = "ffv1"
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:], pixels
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         if codec == "libx264":
             stream.options = {"qp": "0", "preset": "ultrafast"}
         for frame in frames:
@@ -63,15 +62,13 @@ def blobs(rng: np.random.Generator, frames: int, size: tuple[int, int] = SIZE) -
     return (out - out.min((1, 2), keepdims=True)) / np.ptp(out, axis=(1, 2), keepdims=True)
 
 
-def options(tmp_path: Path, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+def command(tmp_path: Path, *words: str) -> int:
     folders = ["--predictions", str(tmp_path / "pred"), "--ground-truth", str(tmp_path / "truth")]
-    return parser.parse_args([*folders, "--out", str(tmp_path / "out"), "--quiet", *words])
+    return _run(["evaluate", *folders, "--out", str(tmp_path / "out"), "--quiet", *words])
 
 
 def run(tmp_path: Path, *words: str) -> tuple[int, Results]:
-    status = evaluate.main(options(tmp_path, *words))
+    status = command(tmp_path, *words)
     (path,) = (tmp_path / "out").glob("*.json")
     return status, Results.read(path)
 
@@ -212,18 +209,20 @@ def test_one_bad_video_does_not_stop_the_rest(tmp_path: Path, capsys: pytest.Cap
         (("--set", "sim_norm=max"), "'minmax'"),
         (("--metrics", "cc,emd"), "emd"),
         (("--conventions", "crowdsal", "--set", "nss_ddof=1"), "fixed"),
-        (("--device", "warp"), "--device"),
+        (("--device", "warp"), "device warp"),
         (("--batch-size", "0"), "batch"),
         (("--format", "crowdsal"), "no ground truth"),
+        (("--data", "clips"), "--predictions does not go with --data"),
+        (("--root", "clips"), "--root does not go with --predictions"),
     ],
 )
 def test_bad_options_are_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     stavis_truth(tmp_path / "truth", np.random.default_rng(0), ("a",), frames=3)
     (tmp_path / "pred").mkdir()
     with pytest.raises(AvsalError, match=message):
-        evaluate.main(options(tmp_path, *words))
+        command(tmp_path, *words)
     with pytest.raises(AvsalError, match="no such folder"):
-        evaluate.main(options(tmp_path / "elsewhere"))
+        command(tmp_path / "elsewhere")
 
 
 # -- the open sets -----------------------------------------------------------------------------------
@@ -368,7 +367,7 @@ def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
         trainer={"accelerator": "cpu", "devices": 1},
     )
     assert found is not None
-    found[0].write(tmp_path / "out" / "test.json")
+    found.write(tmp_path / "out" / "test.json")
     prior = module.network.density.numpy()
     for name in ("a", "b", "other"):
         (tmp_path / "pred").mkdir(exist_ok=True)
@@ -391,9 +390,7 @@ def test_a_fold_is_what_lightning_test_scores_there(tmp_path: Path) -> None:
             "centre",
             *more,
         ]
-        parser = argparse.ArgumentParser()
-        evaluate.add_arguments(parser)
-        assert evaluate.main(parser.parse_args(words)) == 0
+        assert _run(["evaluate", *words]) == 0
         return read([tmp_path / out / "mine.json"], [])[0]
 
     first, (second,) = mine("out"), read([tmp_path / "out" / "test.json"], [])
@@ -421,10 +418,10 @@ def test_a_fold_without_a_list_or_in_another_layout_is_refused(tmp_path: Path) -
     stavis_truth(tmp_path / "truth", np.random.default_rng(0), ("a",), frames=3)
     (tmp_path / "pred").mkdir()
     with pytest.raises(AvsalError, match=r"truth_list_test_2_fps\.txt"):
-        evaluate.main(options(tmp_path, "--fold", "2"))
+        command(tmp_path, "--fold", "2")
     crowdsal_case(tmp_path)
     with pytest.raises(AvsalError, match="only the layout stavis"):
-        evaluate.main(options(tmp_path, "--fold", "2", "--format", "crowdsal"))
+        command(tmp_path, "--fold", "2", "--format", "crowdsal")
 
 
 def test_an_npz_that_unpacks_to_gigabytes_is_read_map_by_map(tmp_path: Path) -> None:

@@ -11,17 +11,9 @@ from pathlib import Path
 import pytest
 
 from avsal.errors import DataError
-from avsal.evaluation.results import (
-    Checkpoint,
-    Data,
-    Failure,
-    Results,
-    file_fingerprint,
-    fingerprint,
-    git_state,
-    processor_name,
-    sha256_of,
-)
+from avsal.evaluation.provenance import file_fingerprint, fingerprint, git_state, processor_name
+from avsal.evaluation.results import Checkpoint, Data, Failure, Results
+from avsal.files import sha256_of
 
 
 def make(**changes) -> Results:

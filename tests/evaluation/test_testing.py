@@ -17,12 +17,12 @@ import torch
 
 import avsal
 from avsal.cli import main
-from avsal.data import SynthAVDataModule
+from avsal.data import SynthAVDataModule, open_data
 from avsal.data.items import VideoItem
 from avsal.errors import ConfigError, DataError
-from avsal.evaluation.results import Results, weights_hash
-from avsal.evaluation.shards import Shards, frames_path, write_frames
-from avsal.evaluation.testing import evaluate, forget
+from avsal.evaluation.provenance import video_names, weights_hash
+from avsal.evaluation.results import Checkpoint, Results, frames_path
+from avsal.evaluation.testing import Shards, evaluate, results_of, use_protocol
 from avsal.metrics import SaliencyMetrics
 from avsal.models.baselines import BaselineModule
 from avsal.report.testing import Options
@@ -52,14 +52,14 @@ def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, dict[str, np.ndarray]]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The tiny network on SynthAV in one go, in one process."""
     found = evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path_factory.mktemp("once"), trainer=CPU)
     assert found is not None
     return found
 
 
-def test_results_equal_the_metrics_of_a_plain_loop(once: tuple[Results, dict[str, np.ndarray]]) -> None:
+def test_results_equal_the_metrics_of_a_plain_loop(once: Results) -> None:
     module, data = tiny(), synthav()
     data.use_spec(module.spec)
     data.prepare_data()
@@ -71,7 +71,7 @@ def test_results_equal_the_metrics_of_a_plain_loop(once: tuple[Results, dict[str
                 maps, batch["density"], batch["fixations"], batch["negatives"], batch["video_id"], batch["frame"],
                 batch["labelled"],
             )  # fmt: skip
-    results = once[0]
+    results = once
     assert results.metrics == pytest.approx(metric.compute(), abs=1e-9)
     assert results.frames["videos"] == len(data.split_items("test")) == len(results.videos)
     assert results.checkpoint is not None
@@ -84,12 +84,10 @@ def test_results_equal_the_metrics_of_a_plain_loop(once: tuple[Results, dict[str
     assert results.cost.maps_per_second > 0
 
 
-def test_scores_of_single_frames_average_to_the_videos(
-    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
-) -> None:
-    results, frames = once
-    path = write_frames(frames, tmp_path / "a.json")
-    assert path == frames_path(tmp_path / "a.json")
+def test_scores_of_single_frames_average_to_the_videos(once: Results, tmp_path: Path) -> None:
+    results = once
+    assert results.write(tmp_path / "a.json") == results.path == tmp_path / "a.json"
+    path = frames_path(tmp_path / "a.json")
     with np.load(path) as read:
         column = read["metrics"].tolist().index("nss")
         for row, name in enumerate(read["videos"].tolist()):
@@ -102,7 +100,6 @@ import sys
 import torch
 from pathlib import Path
 from avsal.evaluation.testing import evaluate
-from avsal.evaluation.shards import write_frames
 from tests.evaluation.test_testing import synthav, tiny
 
 torch.set_num_threads(1)
@@ -113,29 +110,15 @@ for name, options in (("all", {}), ("silent", {"conditions": ("silent",)})):
         trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
     )
     if found is not None:
-        write_frames(found[1], out / f"{name}.json")
-        found[0].write(out / f"{name}.json")
-
-import lightning as L
-from avsal.training import WriteResults
-runner = L.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, callbacks=[WriteResults()],
-)
-data = synthav()
-data.use_spec(tiny().spec)
-runner.test(tiny(), datamodule=data, verbose=False)
+        found.write(out / f"{name}.json")
 """
 
 
-def test_two_processes_give_what_one_gives(
-    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
-) -> None:
+def test_two_processes_give_what_one_gives(once: Results, tmp_path: Path) -> None:
     """Lightning starts the second process by running the script again; two tests run one after the other."""
     script = tmp_path / "two.py"
     script.write_text(_TWO)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    environment["AVSAL_RESULTS"] = str(tmp_path / "test")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
         env=environment,
@@ -145,30 +128,23 @@ def test_two_processes_give_what_one_gives(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = Results.read(tmp_path / "all.json")
-    assert results.metrics == once[0].metrics
-    assert results.videos == once[0].videos
-    assert results.frames == once[0].frames
+    assert results.metrics == once.metrics
+    assert results.videos == once.videos
+    assert results.frames == once.frames
     with np.load(tmp_path / "all.frames.npz") as frames:
-        for name, values in once[1].items():
+        for name, values in once.frame_scores.items():
             np.testing.assert_array_equal(frames[name], values)
     (folder,) = (tmp_path / "work" / "all").iterdir()
     assert {path.name[0] for path in folder.glob("*.npz")} == {"0", "1"}  # both processes took part
-    (path,) = (tmp_path / "test").glob("*.json")  # `lightning test`, both processes' scores and time together
-    tested = Results.read(path)
-    assert tested.metrics == pytest.approx(once[0].metrics)
-    assert tested.videos.keys() == once[0].videos.keys()
-    assert tested.hardware.devices == 2
-    assert tested.cost is not None
-    assert tested.cost.maps_per_second is not None
-    with np.load(frames_path(path)) as frames:
-        np.testing.assert_allclose(frames["scores"], once[1]["scores"], rtol=1e-5)
-        np.testing.assert_array_equal(frames["frame"], once[1]["frame"])
+    assert results.hardware.devices == 2
+    assert results.cost is not None
+    assert results.cost.maps_per_second is not None
     silent = Results.read(tmp_path / "silent.json")
-    assert silent.videos == {k: v for k, v in once[0].videos.items() if "silent" in k}
+    assert silent.videos == {k: v for k, v in once.videos.items() if "silent" in k}
 
 
 def test_an_interrupted_test_goes_on_where_it_stopped(
-    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    once: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     plain = avsal.STAViSModule.test_step
@@ -195,14 +171,16 @@ def test_an_interrupted_test_goes_on_where_it_stopped(
     found = evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path, trainer=CPU)
     assert found is not None
     assert total == len(Shards(folder).units) - 3
-    assert found[0].metrics == once[0].metrics
-    assert found[0].videos == once[0].videos
-    again = evaluate(tiny(), synthav(), checkpoint="tiny", work=tmp_path, trainer=CPU)
+    assert found.metrics == once.metrics
+    assert found.videos == once.videos
+    done = len(Shards(folder).units)
+    out = tmp_path / "results" / "tiny.json"
+    again = evaluate(tiny(), synthav(), checkpoint="tiny", out=out, work=tmp_path, trainer=CPU)
     assert again is not None
-    assert again[0].metrics == once[0].metrics
-    assert total == len(Shards(folder).units) - 3  # nothing was run again
-    forget(tmp_path)
-    assert not tmp_path.exists()
+    assert again.metrics == once.metrics
+    assert total == done - 3  # nothing was run again
+    assert Results.read(out).metrics == once.metrics
+    assert not folder.exists()  # the results are written
 
 
 def test_other_weights_do_not_take_over_what_is_kept(tmp_path: Path) -> None:
@@ -215,9 +193,7 @@ def test_other_weights_do_not_take_over_what_is_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_papers_protocol_takes_the_authors_frames_and_conventions(
-    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path
-) -> None:
+def test_the_papers_protocol_takes_the_authors_frames_and_conventions(once: Results, tmp_path: Path) -> None:
     found = evaluate(
         tiny(),
         synthav(conditions=("silent",)),
@@ -227,13 +203,13 @@ def test_the_papers_protocol_takes_the_authors_frames_and_conventions(
         trainer=CPU,
     )
     assert found is not None
-    results = found[0]
+    results = found
     assert results.protocol["coverage"] == "authors"
     assert results.conventions["postprocess"] == "stavis"
     assert results.conventions["sauc_method"] == "sampled"
-    assert once[0].protocol["coverage"] == "full"
-    assert once[0].conventions["postprocess"] is None
-    assert results.frames["frames"] <= sum(r["frames"] for n, r in once[0].videos.items() if "silent" in n)
+    assert once.protocol["coverage"] == "full"
+    assert once.conventions["postprocess"] is None
+    assert results.frames["frames"] <= sum(r["frames"] for n, r in once.videos.items() if "silent" in n)
 
 
 # -- swapped sound -------------------------------------------------------------------------------------------------
@@ -250,7 +226,7 @@ def test_swapped_sound_changes_what_the_network_hears_and_nothing_else(tmp_path:
         assert a["video_name"] == b["video_name"]
         assert not torch.equal(a["audio"], b["audio"])
         break
-    with pytest.raises(ConfigError, match="hears nothing"):
+    with pytest.raises(ConfigError, match="has no audio input"):
         evaluate(tiny(audiovisual=False), data, checkpoint="v", work=tmp_path, sound="swapped", trainer=CPU)
 
 
@@ -408,35 +384,28 @@ def test_trainings_run_in_order_and_finished_ones_are_kept(
 # -- `lightning test` ----------------------------------------------------------------------------------------------
 
 
-def lightning_test(
-    tmp_path: Path, data: SynthAVDataModule, monkeypatch: pytest.MonkeyPatch, **options: Any
-) -> Path:
+def lightning_test(tmp_path: Path, data: SynthAVDataModule, **options: Any) -> Path:
     """Test the tiny network as `lightning test` does, and return the results file."""
     import lightning as L
 
-    from avsal.training import WriteResults
-
-    monkeypatch.setenv("AVSAL_RESULTS", str(tmp_path / "results"))
-    module = tiny()
-    weights = options.pop("ckpt_path", None)
     trainer = L.Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[WriteResults()], **CPU, **options,
+        **CPU, **options,
     )  # fmt: skip
-    data.use_spec(module.spec)
-    trainer.test(module, datamodule=data, ckpt_path=weights, verbose=False)
-    (path,) = (tmp_path / "results").glob("*.json")
-    return path
+    results = evaluate(tiny(), data, out=tmp_path / "results", protocol=None, trainer=trainer)
+    assert results is not None
+    assert results.path is not None
+    assert not (tmp_path / "results" / ".partial").exists()
+    return results.path
 
 
-def test_lightning_test_records_what_reproduce_records(
-    once: tuple[Results, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = lightning_test(tmp_path, synthav(), monkeypatch)
+def test_lightning_test_records_what_reproduce_records(once: Results, tmp_path: Path) -> None:
+    path = lightning_test(tmp_path, synthav())
     results = Results.read(path)
-    assert results.metrics == pytest.approx(once[0].metrics)
-    assert results.protocol == {k: v for k, v in once[0].protocol.items() if k != "protocol"}
-    assert results.data == once[0].data
+    assert results.metrics == pytest.approx(once.metrics)
+    assert results.protocol == once.protocol
+    assert results.protocol["protocol"] == "full"
+    assert results.data == once.data
     assert results.data.annotations is not None
     assert results.data.videos == len(results.videos)
     assert results.complete
@@ -444,22 +413,18 @@ def test_lightning_test_records_what_reproduce_records(
     assert results.checkpoint.name is None  # random weights are known by their entries alone
     assert results.checkpoint.weights == weights_hash(tiny())
     assert results.cost is not None
-    assert once[0].cost is not None
-    assert results.cost.parameters == once[0].cost.parameters
+    assert once.cost is not None
+    assert results.cost.parameters == once.cost.parameters
     assert results.cost.maps_per_second is not None
     assert results.cost.maps_per_second > 0
     with np.load(frames_path(path)) as frames:
         assert set(frames["fps"].tolist()) == {25.0}
-        np.testing.assert_allclose(frames["scores"], once[1]["scores"], rtol=1e-5)
-        assert frames["videos"].tolist() == once[1]["videos"].tolist()
+        np.testing.assert_allclose(frames["scores"], once.frame_scores["scores"], rtol=1e-5)
+        assert frames["videos"].tolist() == once.frame_scores["videos"].tolist()
 
 
-def test_lightning_test_says_that_the_sound_was_swapped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    results = Results.read(
-        lightning_test(tmp_path, synthav(conditions=("congruent",), swap_sound=True), monkeypatch)
-    )
+def test_lightning_test_says_that_the_sound_was_swapped(tmp_path: Path) -> None:
+    results = Results.read(lightning_test(tmp_path, synthav(conditions=("congruent",), swap_sound=True)))
     assert results.protocol["sound"] == "swapped"
     again = evaluate(
         tiny(),
@@ -469,14 +434,12 @@ def test_lightning_test_says_that_the_sound_was_swapped(
         trainer=CPU,
     )
     assert again is not None
-    assert again[0].protocol["sound"] == "swapped"  # the data set's doing counts as well as the argument
+    assert again.protocol["sound"] == "swapped"  # the data set's doing counts as well as the argument
 
 
-def test_a_test_of_a_few_batches_is_known_to_be_a_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_test_of_a_few_batches_is_known_to_be_a_part(tmp_path: Path) -> None:
     data = synthav()
-    path = lightning_test(tmp_path, data, monkeypatch, limit_test_batches=1)
+    path = lightning_test(tmp_path, data, limit_test_batches=1)
     results = Results.read(path)
     assert len(results.videos) == 1
     assert results.data.videos == len(data.split_items("test")) > 1
@@ -488,9 +451,7 @@ def test_a_test_of_a_few_batches_is_known_to_be_a_part(
     assert f"1 of {results.data.videos} videos" in found.notes[0]
 
 
-def test_videos_that_break_during_a_test_are_named_in_its_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_videos_that_break_during_a_test_are_named_in_its_results(tmp_path: Path) -> None:
     data = synthav()
     data.prepare_data()
     items = data.split_items("test")
@@ -501,17 +462,14 @@ def test_videos_that_break_during_a_test_are_named_in_its_results(
 
     items[1] = replace(items[1], open_frames=cannot)
     data._try = lambda items: None  # type: ignore[method-assign]
-    results = Results.read(lightning_test(tmp_path, data, monkeypatch))
+    results = Results.read(lightning_test(tmp_path, data))
     assert [f.item for f in results.failed] == [broken]
     assert "cannot be opened" in results.failed[0].error
     assert broken not in results.videos
     assert results.complete
 
 
-def test_videos_of_gaze_are_recordings_wherever_results_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from avsal.evaluation.results import from_test
+def test_videos_of_gaze_are_recordings_wherever_results_are_made(tmp_path: Path) -> None:
     from avsal.metrics import GazeMetrics
 
     class Recordings:
@@ -531,16 +489,14 @@ def test_videos_of_gaze_are_recordings_wherever_results_are_made(
                   frame=torch.arange(8).reshape(4, 2))  # fmt: skip
     module = tiny()
     module._metrics["test"] = metric  # type: ignore[assignment]
-    results = from_test(module, Recordings())  # type: ignore[arg-type]
+    results = results_of(module, Recordings(), Checkpoint())  # type: ignore[arg-type]
     assert list(results.videos) == ["Set/first", "Set/second"]
     assert results.data.videos == 2
     assert results.complete
     assert {name: row["frames"] for name, row in results.videos.items()} == {"Set/first": 4, "Set/second": 4}
 
 
-def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(tmp_path: Path) -> None:
     import hashlib
 
     import lightning as L
@@ -549,8 +505,9 @@ def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(
     holder.strategy.connect(tiny())
     saved = tmp_path / "best.ckpt"
     holder.save_checkpoint(saved)
-    silent = synthav(conditions=("silent",))
-    results = Results.read(lightning_test(tmp_path, silent, monkeypatch, ckpt_path=str(saved)))
+    filled = avsal.from_pretrained(saved)
+    results = evaluate(filled, synthav(conditions=("silent",)), work=tmp_path / "a", trainer=CPU)
+    assert results is not None
     assert results.checkpoint is not None
     assert results.checkpoint.sha256 == hashlib.sha256(saved.read_bytes()).hexdigest()
     assert results.checkpoint.weights == weights_hash(tiny())
@@ -558,15 +515,15 @@ def test_a_checkpoint_is_known_by_its_file_and_by_its_entries(
         tiny(), synthav(conditions=("silent",)), checkpoint="tiny", work=tmp_path / "w", trainer=CPU
     )
     assert found is not None
-    assert found[0].checkpoint is not None
-    assert found[0].checkpoint.sha256 is None
-    assert found[0].checkpoint.same(results.checkpoint)
+    assert found.checkpoint is not None
+    assert found.checkpoint.sha256 is None
+    assert found.checkpoint.same(results.checkpoint)
 
 
 def test_a_changed_annotation_is_other_data_and_is_tested_again(tmp_path: Path) -> None:
     import shutil
 
-    from avsal.evaluation.results import data_of
+    from avsal.evaluation.provenance import data_of
 
     made = synthav(conditions=("silent",))
     made.prepare_data()
@@ -588,3 +545,197 @@ def test_a_changed_annotation_is_other_data_and_is_tested_again(tmp_path: Path) 
     assert after.annotations != before.annotations
     evaluate(tiny(), copy(), checkpoint="tiny", work=tmp_path / "w", trainer=CPU)
     assert len(list((tmp_path / "w").iterdir())) == 2
+
+
+# -- one number from every door ------------------------------------------------------------------------------------
+
+_MODEL = """
+model:
+  class_path: avsal.STAViSModule
+  init_args: {size: [32, 32], via: null, width: 4, blocks: [1, 1, 1], dsam_maps: 2, hidden: 8, audio_width: 2,
+              frames: 8}
+trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false}
+"""
+_DATA = """
+data:
+  class_path: avsal.SynthAVDataModule
+  init_args: {clips: 16, seconds: 1.0, observers: 3, num_workers: 0, batch_size: 4, test_stride: 6}
+"""
+
+
+@pytest.mark.parametrize("protocol", ["full", "paper"])
+def test_every_door_gives_the_same_numbers_of_every_video(
+    protocol: Any, once: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from avsal.report.testing import Options, run_test
+
+    monkeypatch.chdir(tmp_path)
+    weights = str(tiny().save_pretrained(tmp_path / "weights"))
+    data = synthav()
+    data.prepare_data()
+    (tmp_path / "model.yaml").write_text(_MODEL)
+    (tmp_path / "data.yaml").write_text(_DATA)
+    words = ["-c", "model.yaml", "-c", "data.yaml", "--ckpt_path", weights, "--protocol", protocol]
+    assert main(["test", *words]) == 0
+    words = ["--checkpoint", weights, "--data", str(data.root), "--protocol", protocol, "--stride", "6"]
+    assert (
+        main(["evaluate", *words, "--batch-size", "4", "--num-workers", "0", "--out", "mine", "--quiet"]) == 0
+    )
+    options = Options(out=tmp_path / "table", accelerator="cpu", protocol=protocol)
+    reproduced = run_test(avsal.from_pretrained(weights), synthav(), weights, "synthav", options)
+    paths = [*(tmp_path / "results").glob("*.json"), *(tmp_path / "mine").glob("*.json"), reproduced]
+    lightning, mine, table = [Results.read(path) for path in paths if path is not None]
+    for other in (lightning, mine):
+        assert other.videos == table.videos
+        assert other.metrics == table.metrics
+        assert other.protocol == table.protocol
+        assert other.conventions == table.conventions
+        assert other.data == table.data
+        assert other.checkpoint is not None
+        assert other.checkpoint.same(table.checkpoint)  # type: ignore[arg-type]
+    assert table.protocol["protocol"] == protocol
+    if protocol == "full":
+        assert table.videos == once.videos
+    assert not list(tmp_path.rglob(".partial"))
+
+
+def test_validation_scores_as_the_test_does(tmp_path: Path) -> None:
+    """At the annotation's size the two differ in nothing but the metrics that they compute."""
+    import lightning as L
+
+    torch.manual_seed(0)
+    module = avsal.create_model(
+        "stavis", audiovisual=False, size=(120, 160), via=None, width=4, blocks=(1, 1, 1), dsam_maps=2, hidden=8,
+        frames=8,
+    ).eval()  # fmt: skip
+    for protocol in ("full", "paper"):
+        data = synthav(val_stride=6, test_split="val")
+        use_protocol(module, data, protocol)  # type: ignore[arg-type]
+        trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, **CPU)
+        trainer.validate(module, datamodule=data, verbose=False)
+        validated = module.metrics("val").per_video(video_names(data))
+        tested = evaluate(module, data, protocol=protocol, trainer=CPU)  # type: ignore[arg-type]
+        assert tested is not None
+        assert tested.data.split == "val"
+        assert validated.keys() == tested.videos.keys()
+        for name, row in validated.items():
+            assert row == pytest.approx({k: tested.videos[str(name)][k] for k in row}, abs=1e-6)
+
+
+def test_a_checkpoint_is_scored_on_a_folder_of_own_videos_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.media import write_clip
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for k, name in enumerate("abc"):
+        write_clip(tmp_path / "mine" / f"{name}.mp4", frames=10)
+        rows = [f"{frame},{0.2 + 0.1 * (frame % 5)},{0.3 + 0.1 * k}" for frame in range(10)]
+        (tmp_path / "mine" / f"{name}.csv").write_text("frame,x_norm,y_norm\n" + "\n".join(rows) + "\n")
+    tiny(audiovisual=False).save_pretrained(tmp_path / "weights")
+    words = ["evaluate", "--checkpoint", "weights", "--num-workers", "0", "--quiet"]
+    assert main([*words, "--data", "mine"]) == 0
+    (path,) = (tmp_path / "results").glob("*.json")
+    results = Results.read(path)
+    assert results.videos.keys() == {"mine/a", "mine/b", "mine/c"}  # all of them, none is kept for training
+    assert (results.kind, results.data.split, results.model) == ("test", "all", "STAViS")
+    assert path.with_suffix(".csv").read_text().count("\n") == 5
+    assert frames_path(path).is_file()
+    assert avsal.evaluate("weights", "mine").videos == results.videos  # type: ignore[union-attr]
+    assert main([*words, "--data", "mine", "--limit", "1", "--out", "one"]) == 0
+    (path,) = (tmp_path / "one").glob("*.json")
+    assert Results.read(path).videos.keys() == {"mine/a"}
+    for more, message in (
+        (["--data", "yours"], "there is no such folder, and no data set of that name"),
+        (["--data", "hevc33"], "--root"),
+        (["--data", "hevc3"], "hevc33"),
+        (["--data", "mine", "--fold", "2"], "has no folds"),
+        (["--data", "mine", "--split", "dev"], "test, val, train or all"),
+        (["--data", "mine", "--metrics", "cc"], "--metrics does not go with --data"),
+        (["--data", "mine", "--sound", "swapped"], "no audio input"),
+        ([], "--data is missing"),
+    ):
+        capsys.readouterr()
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["evaluate", "--data", "mine"]) == 2
+    assert "--checkpoint is missing" in capsys.readouterr().err
+
+
+def test_a_killed_evaluation_goes_on_with_the_next_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever door is taken next: the scores that are kept belong to weights, data and protocol."""
+    monkeypatch.chdir(tmp_path)
+    weights = str(tiny().save_pretrained(tmp_path / "weights"))
+    data = synthav()
+    data.prepare_data()
+    seen: list[str] = []
+    plain = avsal.STAViSModule.test_step
+
+    def dies(self: Any, batch: Any, batch_idx: int) -> Any:
+        if len(seen) == 2 and batch["video_name"][0] not in seen:
+            raise KeyboardInterrupt
+        seen.append(batch["video_name"][0])
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(avsal.STAViSModule, "test_step", dies)
+    words = [
+        "evaluate",
+        "--checkpoint",
+        weights,
+        "--data",
+        str(data.root),
+        "--stride",
+        "6",
+        "--batch-size",
+        "8",
+    ]
+    words += ["--num-workers", "0", "--quiet"]
+    assert main(words) == 130
+    assert not list((tmp_path / "results").glob("*.json"))
+    before = list(dict.fromkeys(seen))
+    seen.clear()
+    monkeypatch.setattr(
+        avsal.STAViSModule,
+        "test_step",
+        lambda self, batch, k: seen.append(batch["video_name"][0]) or plain(self, batch, k),
+    )
+    assert main(words) == 0
+    assert not set(before) & set(seen)
+    (path,) = (tmp_path / "results").glob("*.json")
+    assert Results.read(path).videos.keys() == {*before, *seen}
+
+
+def test_a_network_that_follows_the_film_is_scored_on_the_maps_of_predict_video(tmp_path: Path) -> None:
+    from tests.media import write_clip
+
+    for name in "ab":
+        write_clip(tmp_path / f"{name}.mp4", frames=12)
+        rows = [f"{frame},{0.2 + 0.05 * (frame % 7)},0.4" for frame in range(12)]
+        (tmp_path / f"{name}.csv").write_text("frame,x_norm,y_norm\n" + "\n".join(rows) + "\n")
+    torch.manual_seed(0)
+    module = avsal.create_model("speaker", base="isp", base_arguments={"size": (64, 64)}).eval()
+    data = open_data(tmp_path, stride=2, batch_size=4, num_workers=0)
+    results = evaluate(module, data, trainer=CPU)
+    assert results is not None
+    assert len(results.videos) == 2
+    metric = SaliencyMetrics()
+    for number, item in enumerate(data.split_items("test")):
+        opened = item.open(sound=False)
+        truth = opened.annotation
+        assert truth is not None
+        every = torch.from_numpy(truth.union())
+        for frame in module.predict_video(tmp_path / f"{item.name[-1]}.mp4"):
+            if frame.index % 2 == 0:
+                own = torch.from_numpy(truth.fixations(frame.index)[0])  # type: ignore[index]
+                others = every[~(every[:, None] == own[None]).all(-1).any(1)]
+                density = torch.from_numpy(truth.density(frame.index))
+                metric.update(
+                    frame.map[None], density[None], own[None], others[None], video_id=number,
+                    frame=torch.tensor([frame.index]),
+                )  # fmt: skip
+    assert results.metrics == pytest.approx(metric.compute(), abs=1e-6)
+    with pytest.raises(ConfigError, match="not swapped"):
+        evaluate(module, data, sound="swapped", trainer=CPU)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avsal.data import DIEMDataModule
-from avsal.evaluation.testing import test_metric as metric_of
+from avsal.evaluation.testing import use_protocol
 from avsal.models import create_model
 from avsal.nn.waveform import windowed_excerpt
 from avsal.types import SaliencyOutput
@@ -94,12 +94,13 @@ def test_a_training_clip_of_the_miniature(
 def test_a_frame_with_an_empty_map_counts_with_a_similarity_of_0_under_the_paper_protocol(root: Path) -> None:
     module = create_model("caspnet", audiovisual=False, size=(64, 64), **TINY["caspnet"]).eval()
     counted = {}
-    for protocol, coverage in (("paper", "authors"), ("common", "full")):
-        data = DIEMDataModule(root, num_workers=0, eval_batch_size=4, coverage=coverage)  # type: ignore[arg-type]
+    for protocol in ("paper", "full"):
+        data = DIEMDataModule(root, num_workers=0, eval_batch_size=4)
+        use_protocol(module, data, protocol)  # type: ignore[arg-type]
         data.use_spec(module.spec)
         batches = data.eval_dataset("test")
         k = next(k for k in range(len(batches)) if EMPTY - 1 in batches[k]["frame"].flatten().tolist())
-        metric: Any = metric_of(module, protocol, data)  # type: ignore[arg-type]
+        metric: Any = module.build_metrics("test", data)
         module._metrics["test"] = metric
         batch = batches[k]
         module._update("test", SaliencyOutput(torch.rand(len(batch["frame"]), 1, 64, 64)), batch)
@@ -111,4 +112,4 @@ def test_a_frame_with_an_empty_map_counts_with_a_similarity_of_0_under_the_paper
     assert counted["paper"] is not None
     assert counted["paper"]["sim"] == 0
     assert np.isnan([counted["paper"][name] for name in ("cc", "nss", "auc_judd", "sauc")]).all()
-    assert counted["common"] is None or np.isnan(list(counted["common"].values())).all()
+    assert counted["full"] is None or np.isnan(list(counted["full"].values())).all()

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from avsal.cli import main
-from avsal.evaluation.shards import write_frames
+from avsal.evaluation.results import write_frames
 from avsal.report.measured import Board, board
 from avsal.report.render import render
 from avsal.report.tables import Table, Value, leaderboard

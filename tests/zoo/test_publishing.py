@@ -11,7 +11,8 @@ import yaml
 
 from avsal.checkpoints.registry import Scores
 from avsal.errors import ConfigError, WeightsError
-from avsal.evaluation.results import Results, weights_hash
+from avsal.evaluation.provenance import weights_hash
+from avsal.evaluation.results import Results
 from avsal.models.stavis import STAViSModule
 from avsal.zoo import from_pretrained, publish, save_pretrained
 from tests.zoo.conftest import TOKEN, same

@@ -12,75 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from avsal.data.fixations import FixationTable
 from avsal.data.items import VideoItem
 from avsal.data.module import SaliencyDataModule, Split, items_in_split
-from avsal.data.readers import MapVideo, find_video, list_videos, video_item
+from avsal.data.readers import MapVideo, find_video, list_videos, read_point_lists, table_of_lists, video_item
 from avsal.errors import DataError
-
-
-def read_fixation_json(path: Path, size: tuple[int, int]) -> FixationTable:
-    """Read `fixations.json`: for each frame a list of points.
-
-    Args:
-        path: the file.
-        size: (H, W) of the saliency video.
-
-    Returns:
-        Fixations on that grid; observers are unknown. Points are taken as (row, column); a file whose
-        points only fit as (x, y) is read as such.
-
-    Raises:
-        DataError: the file is no such list, or its points fit neither order.
-    """
-    try:
-        frames = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(frames, dict):
-            # Keys are frame numbers.
-            frames = [frames[key] for key in sorted(frames, key=int)]
-        lists = [np.asarray(points, dtype=np.float64).reshape(-1, 2) for points in frames]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a list of points for each frame ({error}).") from error
-    points = np.concatenate(lists) if lists else np.zeros((0, 2))
-    frame = np.concatenate([np.full(len(p), k) for k, p in enumerate(lists)]) if lists else np.zeros(0)
-    rows, columns = points_order(path, points, size)
-    return FixationTable.build(frame, columns, rows, None, size)
-
-
-def points_order(
-    path: Path, points: NDArray[Any], size: tuple[int, int]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return rows and columns of points; (row, column) where that fits the picture, else (x, y).
-
-    Raises:
-        DataError: more than one in a hundred points fits neither.
-    """
-    if len(points) == 0:
-        return points[:, 0], points[:, 1]
-
-    def fits(rows: NDArray[Any], columns: NDArray[Any]) -> bool:
-        inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-        return bool(inside.mean() >= 0.99)
-
-    first, second = points[:, 0], points[:, 1]
-    if fits(first, second):
-        return first, second
-    if fits(second, first):
-        return second, first
-    raise DataError(
-        f"{path}: points reach ({first.max():g}, {second.max():g}), which fits a picture of {size[0]} rows and "
-        f"{size[1]} columns in neither order; do the fixations and the saliency video belong together?"
-    )
 
 
 def open_saliency_video(saliency: Path, fixations: Path | None) -> MapVideo:
     """Return the reader of a clip's saliency video, with its `fixations.json` where there is one."""
     annotation = MapVideo(saliency)
     if fixations is not None:
-        annotation.table = read_fixation_json(fixations, annotation.size)
+        lists = read_point_lists(fixations)
+        annotation.table, _ = table_of_lists(fixations, lists, annotation.size)
     return annotation
 
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avsal.data.items import Annotation, VideoItem
+from avsal.data.items import VideoItem
 from avsal.data.module import SaliencyDataModule, Split, items_in_split
 from avsal.data.readers import FolderAnnotation, FrameFolder, find_video, video_item
 from avsal.errors import DataError
 
 
-def open_maps_and_fixations(folder: Path, images: Path | None = None) -> Annotation:
+def open_maps_and_fixations(folder: Path, images: Path | None = None) -> FolderAnnotation:
     """Return the reader of `maps/*.png` and `fixation/*.png` (or `fixation/maps/*.mat`) of one video.
 
     Args:

@@ -31,6 +31,7 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 import avsal
+from avsal.checkpoints.fetch import Access
 from avsal.checkpoints.file import read_pickle
 from avsal.errors import ConfigError, DataError, WeightsError, did_you_mean
 from avsal.evaluation.provenance import weights_hash
@@ -39,7 +40,6 @@ from avsal.files import cache_folder, explained, writing
 from avsal.models.base import SaliencyModule, model_name
 from avsal.nn.state import make_room
 from avsal.zoo.load import fill, load_checkpoint
-from avsal.zoo.origins import Access
 
 #: Everything that may stand at the top of a configuration file.
 TOP_KEYS = (

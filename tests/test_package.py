@@ -139,7 +139,7 @@ def test_the_installed_command_runs(installed: Path) -> None:
 
 def test_the_installed_package_finds_the_weights_that_ship(installed: Path) -> None:
     code = (
-        "from avsal.files import sha256_of; from avsal.checkpoints.cache import packaged_path\n"
+        "from avsal.files import sha256_of; from avsal.checkpoints.fetch import packaged_path\n"
         "from avsal.checkpoints.registry import entries\n"
         "for entry in entries().values():\n"
         "    for source in entry.sources:\n"

@@ -458,7 +458,7 @@ def weights_file(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     source = registry.PackagedSource(file="saved.safetensors", sha256=hashlib.sha256(data).hexdigest())
     entry = known.model_copy(update={"name": "mine", "sources": [source]})
     monkeypatch.setitem(registry._registered, "mine", (entry, registry.citation(known)))
-    monkeypatch.setattr("avsal.zoo.load.packaged_path", lambda source: folder / "model.safetensors")
+    monkeypatch.setattr("avsal.checkpoints.load.packaged_path", lambda source: folder / "model.safetensors")
     return str(folder / "model.safetensors")
 
 

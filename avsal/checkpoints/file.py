@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ from avsal.npy import read_npy
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Entries and configuration of a checkpoint, before a network is built, and the sha256 of the file they are in."""
+
+    state: dict[str, Tensor]
+    config: dict[str, Any]
+    where: str
+    sha256: str | None = None
 
 
 def plain(value: Any) -> Any:

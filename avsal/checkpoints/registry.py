@@ -402,3 +402,21 @@ def _similar(name: str) -> list[str]:
     of_model = [n for n in models if plain(known[n].model) in wanted]
     holding = [n for n in (*models, *known) if word and word in plain(n)]
     return list(dict.fromkeys([*of_model, *holding, *nearest(name, models, 4), *nearest(name, known, 4)]))[:4]
+
+
+def describe(source: Source) -> str:
+    """Return a source in a few words."""
+    if isinstance(source, PackagedSource):
+        return f"package: avsal/{source.file}"
+    if isinstance(source, HubSource):
+        return f"hub: {source.repo}@{source.revision[:8]}/{source.file}"
+    if isinstance(source, HubOrigin):
+        return f"authors' Hub repository: {source.repo} ({' '.join(source.match)})"
+    if isinstance(source, ReleaseOrigin):
+        return f"authors' release: github.com/{source.repo} {source.tag} ({' '.join(source.match)})"
+    if isinstance(source, InstalledOrigin):
+        return f"Python package: {source.package}=={source.version}, {source.file}"
+    member = f" → {source.member}" if source.member else ""
+    if isinstance(source, UrlOrigin):
+        return f"authors' file: {source.url}{member}"
+    return f"page: {source.url}{member}"

@@ -213,7 +213,7 @@ def missing_weights(trainings: Iterable[Training]) -> list[str]:
 
 def _by_hand(name: str) -> str:
     """Return why weights are not fetched by themselves; "" if they are, or lie in the cache."""
-    from avsal.checkpoints.cache import is_cached
+    from avsal.checkpoints.fetch import is_cached
     from avsal.checkpoints.registry import PageOrigin, entries
 
     entry = entries().get(name)

@@ -333,7 +333,7 @@ def print_list(paper: str, options: Options, number: str | None = None) -> int:
 
 
 def _print_plan(runs: Sequence[Run], options: Options) -> int:
-    from avsal.checkpoints.cache import is_cached
+    from avsal.checkpoints.fetch import is_cached
     from avsal.checkpoints.registry import entries
 
     shown: set[str] = set()

@@ -4,8 +4,8 @@
     >>> module = avsal.from_pretrained("stavis-audiovisual-fold1")   # doctest: +SKIP
     >>> avsal.list_checkpoints(model="stavis", data="DIEM")          # doctest: +SKIP
 
-`load` turns names, files and repositories into modules, `origins` fetches and converts the authors' releases, `card`
-and `publishing` put checkpoints on the Hugging Face Hub. The registry and the files are in `avsal.checkpoints`.
+`load` turns names, files and repositories into modules, `show` prints the registry, `card` and `publishing` put
+checkpoints on the Hugging Face Hub. The registry, the files and how they are fetched are in `avsal.checkpoints`.
 """
 
 from lazy_loader import attach_stub

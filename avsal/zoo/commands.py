@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from avsal.errors import ConfigError, WeightsError
+from avsal.errors import AvsalError, ConfigError, WeightsError
 from avsal.options import Settings
+
+if TYPE_CHECKING:
+    from avsal.checkpoints.registry import Checkpoint
 
 DType = Literal["float32", "float16", "bfloat16"]
 
@@ -74,13 +77,12 @@ def check(file: Path | None = None, /, *, online: bool = False) -> int:
         ConfigError: the file cannot be read, or breaks the schema.
     """
     from avsal.checkpoints.registry import read_registry, registry_path
-    from avsal.zoo.check import check_entry, reach
 
     path = file or registry_path()
     registry = read_registry(path)
     faults = 0
     for entry in registry.checkpoints.values():
-        problems = check_entry(entry) + (reach(entry) if online else [])
+        problems = check_entry(entry) + (_reach(entry) if online else [])
         faults += len(problems)
         for problem in problems:
             print(f"{entry.name}: {problem}")
@@ -88,6 +90,67 @@ def check(file: Path | None = None, /, *, online: bool = False) -> int:
         f"{path}: {len(registry.checkpoints)} entries, " + (f"{faults} fault(s)" if faults else "all valid")
     )
     return 1 if faults else 0
+
+
+def check_entry(entry: Checkpoint) -> list[str]:
+    """Return what is wrong with an entry, without using the network."""
+    from avsal.checkpoints.fetch import packaged_path
+    from avsal.checkpoints.registry import Origin, PackagedSource, describe
+    from avsal.files import sha256_of
+    from avsal.models import formats
+    from avsal.nn.backbones import BACKBONES
+
+    problems = []
+    for source in entry.sources:
+        if isinstance(source, Origin):
+            format_name = source.format or entry.model
+            known = list(BACKBONES) if entry.is_backbone else formats()
+            if format_name not in known:
+                problems.append(f"format {format_name!r} cannot be converted (known: {', '.join(known)})")
+        if isinstance(source, PackagedSource):
+            path = packaged_path(source)
+            if not path.is_file():
+                problems.append(f"{describe(source)} is missing")
+            elif sha256_of(path) != source.sha256:
+                problems.append(f"{describe(source)}: its sha256 is {sha256_of(path)}")
+            elif source.size is not None and path.stat().st_size != source.size:
+                problems.append(f"{describe(source)}: its size is {path.stat().st_size}")
+    if not entry.is_backbone:
+        problems += _check_model(entry)
+    return problems
+
+
+def _check_model(entry: Checkpoint) -> list[str]:
+    from avsal.models import list_models, model_class
+
+    if entry.model not in list_models():
+        return [f"there is no model {entry.model!r} (known: {', '.join(list_models())})"]
+    unknown = sorted(set(entry.arguments) - set(model_class(entry.model).arguments()))
+    return [f"{entry.model} takes no argument {', '.join(unknown)}"] if unknown else []
+
+
+def _reach(entry: Checkpoint) -> list[str]:
+    """Ask every address of an entry whether its file is there; return those that do not answer so."""
+    from avsal.checkpoints import fetch
+    from avsal.checkpoints.registry import HubOrigin, HubSource, ReleaseOrigin, UrlOrigin, describe
+    from avsal.files import redact
+
+    problems = []
+    for source in entry.sources:
+        try:
+            if isinstance(source, (HubSource, HubOrigin)):
+                names = fetch.hub_files(source.repo, source.revision)
+                if isinstance(source, HubOrigin):
+                    fetch.choose(names, source.match, source.exclude, f"hub:{source.repo}")
+                elif source.file not in names:
+                    problems.append(f"{describe(source)}: the repository has no such file")
+            elif isinstance(source, ReleaseOrigin):
+                fetch.release_asset(source.repo, source.tag, source.match, source.exclude)
+            elif isinstance(source, UrlOrigin):
+                fetch.answers(source.url)
+        except (AvsalError, OSError) as error:
+            problems.append(redact(f"{describe(source)}: {error}"))
+    return problems
 
 
 def info(name: str, /, *, settings: Settings = None) -> None:
@@ -118,7 +181,7 @@ def convert(
     prefix: str | None = None,
     licence: str = "not-stated",
     dtype: DType | None = None,
-) -> None:
+) -> Path:
     """Turn the authors' weights into avsal's safetensors.
 
     Formats: the models stavis, mspi, csts, and the backbones s3d-kinetics, soundnet8, vggish, resnet3d50-kinetics,
@@ -135,11 +198,15 @@ def convert(
         licence: with --out: licence of the weights.
         dtype: storage type.
 
+    Returns:
+        The folder.
+
     Raises:
         WeightsError: the file is missing, damaged, or not of the format.
         ConfigError: the options do not go together.
     """
-    from avsal.zoo.origins import convert_file, convert_for_entry
+    from avsal.checkpoints.origins import convert_file, convert_for_entry
+    from avsal.zoo.load import convert_entries
 
     if (name is None) == (out is None):
         raise ConfigError("`avsal convert` takes one of --name NAME and --out FOLDER; give exactly one.")
@@ -149,14 +216,16 @@ def convert(
         for option, value in (("--set", settings), ("--member", member), ("--prefix", prefix)):
             if value:
                 raise ConfigError(f"{option} goes with --out; {name}'s entry in the registry has its own.")
-        folder = convert_for_entry(format, file, name, _dtype(dtype))
+        folder = convert_for_entry(format, file, name, convert_entries, _dtype(dtype))
         print(f"{name} is in the cache now: {folder}\nUse it with avsal.from_pretrained({name!r}).")
-        return
+        return folder
     assert out is not None
     folder = convert_file(
-        format, file, out, dict(settings or {}), member=member, prefix=prefix, licence=licence, dtype=_dtype(dtype)
+        format, file, out, settings or {}, convert_entries, member=member, prefix=prefix, licence=licence,
+        dtype=_dtype(dtype),
     )  # fmt: skip
     print(f"Written: {folder}\nUse it with avsal.from_pretrained({str(folder)!r}).")
+    return folder
 
 
 def publish(
@@ -174,7 +243,7 @@ def publish(
     create_pr: bool = False,
     dtype: DType | None = None,
     dry_run: Path | None = None,
-) -> None:
+) -> str:
     """Publish a checkpoint on the Hugging Face Hub.
 
     Args:
@@ -191,6 +260,9 @@ def publish(
         dtype: storage type.
         dry_run: write the files into this folder and upload nothing.
 
+    Returns:
+        Where the checkpoint is: an address, or the folder.
+
     Raises:
         WeightsError: the source cannot be loaded, or the upload fails.
         ConfigError: the licence is missing or does not allow publishing.
@@ -202,6 +274,7 @@ def publish(
         dtype=_dtype(dtype), private=private or None, branch=branch, create_pr=create_pr, out=dry_run,
     )  # fmt: skip
     print(f"{'Written' if dry_run else 'Published'}: {where}")
+    return where
 
 
 def _console(width: int) -> Any:

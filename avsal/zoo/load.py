@@ -5,49 +5,30 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import avsal
-from avsal.checkpoints.cache import packaged_path
-from avsal.checkpoints.file import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    WEIGHTS_FILE,
-    read_checkpoint,
-    read_config,
-    read_safetensors,
-)
-from avsal.checkpoints.hub import fetch_from_hub
-from avsal.checkpoints.registry import (
-    Checkpoint,
-    HubSource,
-    PackagedSource,
-    entries,
-    find,
-    register as register,
-)
-from avsal.checkpoints.words import all_failed, describe
-from avsal.errors import AvsalError, ConfigError, MediaError, WeightsError
-from avsal.files import cache_folder, locked, redact, sha256_of
+from avsal.checkpoints.fetch import Access
+from avsal.checkpoints.file import FORMAT_VERSION, Loaded
+from avsal.checkpoints.load import load_source
+from avsal.checkpoints.registry import Checkpoint as Checkpoint, entries, register as register
+from avsal.errors import ConfigError, MediaError, WeightsError
+from avsal.files import cache_folder
 from avsal.io.limits import check
 from avsal.models import convert as convert, create_model
+from avsal.models.base import config_of
 from avsal.nn.backbones import convert_backbone as convert_backbone
 from avsal.nn.state import check_finite
-from avsal.zoo.origins import Access, Loaded, converted, load_origin
 
 if TYPE_CHECKING:
     from avsal.models.base import SaliencyModule
 
 logger = logging.getLogger("avsal.zoo")
-
-_REPO = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def from_pretrained(
@@ -248,97 +229,16 @@ def _tuples(value: Any) -> Any:
 
 def load_checkpoint(source: str | os.PathLike[str], access: Access, revision: str | None = None) -> Loaded:
     """Return entries and configuration of a checkpoint, before a network is built (see `from_pretrained`)."""
-    text = os.fspath(source)
-    if isinstance(source, str) and text in entries():
-        if revision is not None:
-            raise WeightsError(f"{text} is pinned by the registry; revision= is for Hub repositories.")
-        return load_entry(find(text), access)
-    path = Path(text).expanduser()
-    if path.exists():
-        return Loaded(*read_checkpoint(path), text, sha256_of(path / WEIGHTS_FILE if path.is_dir() else path))
-    looks_like_file = path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".tar") or text.startswith(
-        (".", "/", "~")
-    )
-    if isinstance(source, str) and _REPO.fullmatch(text) and not looks_like_file:
-        return _from_repo(text, revision, access)
-    if isinstance(source, str) and not looks_like_file and "/" not in text and "\\" not in text:
-        find(text)  # raises, with the names that are near
-    raise WeightsError(f"{text}: there is no such file or folder.")
+    return load_source(source, access, convert_entries, revision)
 
 
-def _from_repo(repo: str, revision: str | None, access: Access) -> Loaded:
-    options: dict[str, Any] = {
-        "cache": access.cache,
-        "local_files_only": access.local_files_only,
-        "force": access.force,
-        "token": access.token,
-    }
-    try:
-        weights = fetch_from_hub(repo, WEIGHTS_FILE, revision=revision, **options)
-        state, config = read_safetensors(weights.path)
-        if config is None:
-            # The commit that the weights came from, so that the two belong together.
-            commit = weights.origin.rsplit("@", 1)[1].split("/", 1)[0]
-            config = read_config(fetch_from_hub(repo, CONFIG_FILE, revision=commit, **options).path)
-    except WeightsError as error:
-        raise WeightsError(
-            f"{error}. Looked for the Hub repository {repo}, as there is no file of that name here. A checkpoint of "
-            "the registry is called without user/: `avsal zoo list`."
-        ) from error
-    return Loaded(state, config, f"Hub repository {repo}", weights.sha256)
-
-
-def load_entry(entry: Checkpoint, access: Access) -> Loaded:
-    """Return an entry's weights from the first source that works.
-
-    Raises:
-        WeightsError: none worked; each is listed with its reason, and what a person can do.
-    """
-    reasons: list[tuple[str, str]] = []
-    with locked(access.cache, f"checkpoint--{entry.name}"):
-        cached = None if access.force else converted(entry, access.cache)
-        # A file in the package or in the Hub's cache is as near as a converted one, and is pinned.
-        if cached is not None and not any(isinstance(source, PackagedSource) for source in entry.sources):
-            return cached
-        for source in entry.sources:
-            try:
-                if isinstance(source, PackagedSource):
-                    return _from_package(entry, source)
-                if isinstance(source, HubSource):
-                    return _from_our_hub(entry, source, access)
-                return load_origin(entry, source, access)
-            except AvsalError as error:
-                reasons.append((describe(source), redact(str(error)).rstrip(".")))
-                logger.info("%s: %s", entry.name, error)
-    raise WeightsError(all_failed(entry, reasons))
-
-
-def _from_package(entry: Checkpoint, source: PackagedSource) -> Loaded:
-    path = packaged_path(source)
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing from the installed package")
-    found = sha256_of(path)
-    if found != source.sha256:
-        raise WeightsError(
-            f"{path}: sha256 {found[:16]}…, expected {source.sha256[:16]}…; reinstall avsal"
-            + (" (it is a Git LFS pointer: `git lfs pull`)" if path.stat().st_size < 400 else "")
-        )
-    state, config = read_safetensors(path)
-    config = config or {"model": entry.model, "arguments": entry.arguments}
-    return Loaded(state, config, entry.name, source.sha256)
-
-
-def _from_our_hub(entry: Checkpoint, source: HubSource, access: Access) -> Loaded:
-    fetched = fetch_from_hub(
-        source.repo,
-        source.file,
-        cache=access.cache,
-        revision=source.revision,
-        sha256=source.sha256,
-        local_files_only=access.local_files_only,
-        force=access.force,
-        token=access.token,
-    )
-    state, config = read_safetensors(fetched.path)
-    config = config or {"model": entry.model, "arguments": entry.arguments}
-    return Loaded(state, config, entry.name, fetched.sha256)
+def convert_entries(
+    format: str, state: dict[str, Tensor], options: Mapping[str, Any], backbone: bool, extra: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Convert an authors' entries, and return entries and configuration as they are stored."""
+    if backbone:
+        convert_backbone(format, state)
+        # The published names stay: the backbone's own door reads them again.
+        return state, {"backbone": format, "avsal_version": avsal.__version__, **extra}
+    module = convert(format, state, **options)
+    return module.state_dict(), config_of(module, **extra)

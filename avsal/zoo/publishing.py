@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avsal.checkpoints.file import write_checkpoint
-from avsal.checkpoints.hub import explain, is_transport, keep_hub_secrets
+from avsal.checkpoints.fetch import Access, explain, is_transport, keep_hub_secrets
+from avsal.checkpoints.file import Loaded, write_checkpoint
 from avsal.checkpoints.registry import Licence, Scores, entries
 from avsal.errors import ConfigError, WeightsError
 from avsal.files import cache_folder, sha256_of
 from avsal.models.base import config_of
 from avsal.zoo.card import Facts, facts_of, model_card
 from avsal.zoo.load import build, fill, load_checkpoint
-from avsal.zoo.origins import Access, Loaded
 
 if TYPE_CHECKING:
     from avsal.evaluation.results import Checkpoint as Weights
@@ -203,7 +202,7 @@ def _task(config: Mapping[str, Any]) -> str:
 
 
 def _input(config: Mapping[str, Any]) -> str:
-    from avsal.checkpoints.words import input_line
+    from avsal.zoo.show import input_line
 
     return input_line(build(config, "the checkpoint").spec)
 

@@ -1,4 +1,4 @@
-"""What `avsal info` says about a checkpoint or a model."""
+"""The page of `avsal info` about a checkpoint or a model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from avsal.checkpoints.cache import is_cached
-from avsal.checkpoints.registry import STATUS, Checkpoint, Scores, citation, entries, find
-from avsal.checkpoints.words import describe, input_line
+from avsal.checkpoints.fetch import Access, is_cached
+from avsal.checkpoints.registry import STATUS, Checkpoint, Scores, citation, describe, entries, find
 from avsal.errors import AvsalError, WeightsError
 from avsal.files import cache_folder
 from avsal.models import create_model, list_models
 from avsal.nn.backbones import BACKBONES
 from avsal.nn.cost import Cost, count
+from avsal.types import ClipSpec
 from avsal.zoo.load import build, load_checkpoint
-from avsal.zoo.origins import Access
 from avsal.zoo.tables import human_size
 
 if TYPE_CHECKING:
@@ -146,6 +145,16 @@ def _module_rows(module: SaliencyModule) -> list[tuple[str, str]]:
         ("pixels", f"RGB 0..255, mean {_numbers(spec.mean)}, deviation {_numbers(spec.std)}, {spec.resize}"),
         ("output", f"{spec.outputs} map(s) per clip, {network.activation}, {_target(spec.target)}"),
     ]
+
+
+def input_line(spec: ClipSpec) -> str:
+    """Return a clip specification in one line for people."""
+    unit = "s" if spec.step_unit == "seconds" else "frame(s)"
+    text = f"{spec.frames} frames of {spec.size[0]}x{spec.size[1]}, {spec.step:g} {unit} apart"
+    if spec.audio is None:
+        return text + ", no sound"
+    rate = spec.audio.sample_rate
+    return text + (f", mono waveform at {rate} Hz" if rate else ", mono waveform at the file's own rate")
 
 
 def _target(target: str | int | tuple[float, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The registry as tables for the terminal."""
+"""The registry as tables for the terminal; without torch, so that `avsal zoo list` answers at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from avsal.checkpoints.cache import is_cached
+from avsal.checkpoints.fetch import is_cached
 from avsal.checkpoints.registry import STATUS, Checkpoint, entries
 from avsal.errors import plain
 

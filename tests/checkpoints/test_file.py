@@ -152,7 +152,7 @@ def test_a_packaged_file_is_loaded_without_cache_or_network(module, tmp_path, mo
     monkeypatch.setattr(
         registry, "_registered", {"tiny": (shipped, next(iter(registry._shipped().citations.values())))}
     )
-    monkeypatch.setattr("avsal.checkpoints.cache.files", lambda package: tmp_path)
+    monkeypatch.setattr("avsal.checkpoints.fetch.files", lambda package: tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert same(avsal.from_pretrained("tiny"), module)
     (folder / "model.safetensors").write_bytes(content[:-1] + b"?")

@@ -14,7 +14,7 @@ from avsal.checkpoints import registry
 from avsal.checkpoints.registry import entries, read_registry, registry_path
 from avsal.errors import ConfigError, WeightsError
 from avsal.zoo import list_checkpoints, register
-from avsal.zoo.check import check_entry
+from avsal.zoo.commands import check_entry
 from tests.zoo.conftest import CITATION, entry
 
 PAGE = {"kind": "page", "url": "https://example.org", "how": "take the file from there"}

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from avsal import downloads
-from avsal.checkpoints import registry, web
+from avsal.checkpoints import fetch, registry
 from avsal.models.stavis import STAViSModule, authors_name
 from tests.zoo.hub_server import HubServer
 
@@ -32,8 +32,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     thread = threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setattr(web, "GITHUB_API", hub.url + "/github")
-    monkeypatch.setattr(web, "GITHUB", hub.url + "/files")
+    monkeypatch.setattr(fetch, "GITHUB_API", hub.url + "/github")
+    monkeypatch.setattr(fetch, "GITHUB", hub.url + "/files")
     yield hub
     hub.shutdown()
     hub.server_close()

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from avsal.checkpoints.file import read_pickle
+from avsal.cli import main
 from avsal.downloads import extract_member
 from avsal.errors import ConfigError, WeightsError
 from avsal.nn.soundnet import SoundNet
 from avsal.zoo import convert_backbone, from_pretrained, load_state, register
-from avsal.zoo.commands import COMMANDS
+from avsal.zoo.commands import convert
 from tests.zoo.conftest import TINY, same
 from tests.zoo.hub_server import sha256
 
@@ -46,15 +47,6 @@ def tar(members: dict[str, bytes]) -> bytes:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return target.getvalue()
-
-
-def run(command: str, *words: str) -> int:
-    import argparse
-
-    add_arguments, main = COMMANDS[command]
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return main(parser.parse_args(list(words)))
 
 
 def test_a_member_of_an_archive_is_converted_and_kept(server, cache, module, checkpoint, add_entry):
@@ -228,11 +220,11 @@ def test_convert_makes_a_downloaded_file_known(
     archive.write_bytes(tar({"./pretrained/a/one.pth": checkpoint}))
     alone.write_bytes(checkpoint)
     for file in (archive, alone):
-        assert run("convert", "stavis", str(file), "--name", "tiny") == 0
+        assert convert("stavis", file, name="tiny").is_dir()
         assert same(from_pretrained("tiny", local_files_only=True), module)
     assert "avsal.from_pretrained('tiny')" in capsys.readouterr().out
     with pytest.raises(WeightsError, match="not of the format 'csts' but: stavis"):
-        run("convert", "csts", str(alone), "--name", "tiny")
+        convert("csts", alone, name="tiny")
     assert server.requests == []
 
 
@@ -246,9 +238,9 @@ def test_convert_refuses_another_file_where_the_checksum_is_known(
     right = sha256(checkpoint)
     add_entry("right", [{**source, known: right if known == "sha256" else right[:8]}])
     add_entry("wrong", [{**source, known: "0" * (64 if known == "sha256" else 8)}])
-    assert run("convert", "stavis", str(file), "--name", "right") == 0
+    assert convert("stavis", file, name="right").is_dir()
     with pytest.raises(WeightsError, match="another file, or a damaged one"):
-        run("convert", "stavis", str(file), "--name", "wrong")
+        convert("stavis", file, name="wrong")
 
 
 def test_a_cache_that_cannot_be_written_serves_what_is_in_it(
@@ -267,8 +259,9 @@ def test_a_cache_that_cannot_be_written_serves_what_is_in_it(
 def test_convert_writes_a_folder(cache, module, checkpoint, tmp_path):
     file = tmp_path / "one.pth"
     file.write_bytes(checkpoint)
-    settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    run("convert", "stavis", str(file), "--out", str(tmp_path / "out"), *settings, "--licence", "mit")
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
+    words = ["convert", "stavis", str(file), "--out", str(tmp_path / "out"), *settings, "--licence", "mit"]
+    assert main(words) == 0
     assert same(from_pretrained(tmp_path / "out"), module)
     assert json.loads((tmp_path / "out/config.json").read_text())["licence"] == {"weights": "mit"}
 
@@ -297,7 +290,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(server, cache, tmp_path, add
             with pytest.raises(WeightsError, match="run code"):
                 from_pretrained(file)
             with pytest.raises(WeightsError, match="run code"):
-                run("convert", "stavis", str(file), "--out", str(tmp_path / "out"))
+                convert("stavis", file, out=tmp_path / "out")
     assert not target.exists()
     # The same file does create it when it is loaded the unsafe way: the test is not empty.
     torch.load(io.BytesIO(content), weights_only=False)

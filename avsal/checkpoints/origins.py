@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import avsal
-from avsal.checkpoints.cache import Fetched, conversion_folder, fingerprint, offline
+from avsal.checkpoints.fetch import (
+    Access,
+    Fetched,
+    choose,
+    conversion_folder,
+    fetch_from_hub,
+    fetch_url,
+    fingerprint,
+    forget_url,
+    hub_files,
+    offline,
+    release_asset,
+)
 from avsal.checkpoints.file import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    Loaded,
     read_config,
     read_safetensors,
     read_state_dict,
     write_checkpoint,
 )
-from avsal.checkpoints.hub import fetch_from_hub, hub_files
 from avsal.checkpoints.registry import (
     Checkpoint,
     HubOrigin,
@@ -34,41 +44,23 @@ from avsal.checkpoints.registry import (
     UrlOrigin,
     find,
 )
-from avsal.checkpoints.web import choose, fetch_url, forget_url, release_asset
 from avsal.downloads import extract_member, is_archive
 from avsal.errors import WeightsError
-from avsal.files import Partial, cache_folder, keep_secret, locked, read_json, redact, sha256_of, write_json
-from avsal.models import convert
-from avsal.models.base import config_of
-from avsal.nn.backbones import BACKBONES, convert_backbone
+from avsal.files import Partial, cache_folder, locked, read_json, redact, sha256_of, write_json
+from avsal.nn.backbones import BACKBONES
 
 logger = logging.getLogger("avsal.zoo")
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """Entries and configuration of a checkpoint, before a network is built, and the sha256 of the file they are in."""
-
-    state: dict[str, Tensor]
-    config: dict[str, Any]
-    where: str
-    sha256: str | None = None
+#: Converts entries under the authors' names: (format, entries, constructor arguments, whether it is a backbone, further
+#: entries of the configuration) -> entries and configuration as they are stored. `avsal.zoo.load.convert_entries`.
+Convert = Callable[
+    [str, dict[str, Tensor], Mapping[str, Any], bool, dict[str, Any]],
+    tuple[dict[str, Tensor], dict[str, Any]],
+]
 
 
-@dataclass(frozen=True)
-class Access:
-    """How files may be fetched."""
-
-    cache: Path
-    local_files_only: bool = False
-    force: bool = False
-    token: str | bool | None = None
-
-    def __post_init__(self) -> None:
-        keep_secret(self.token)
-
-
-def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
+def load_origin(entry: Checkpoint, source: Origin, access: Access, convert: Convert) -> Loaded:
     """Fetch an authors' file, convert it for an entry, and return the result.
 
     Raises:
@@ -83,7 +75,7 @@ def load_origin(entry: Checkpoint, source: Origin, access: Access) -> Loaded:
     fetched = _fetch_origin(source, access)
     _same_as_first(entry, fetched, access.cache)
     try:
-        folder = store_conversion(entry, source, fetched, access.cache)
+        folder = store_conversion(entry, source, fetched, access.cache, convert)
     except WeightsError:
         if not (isinstance(source, HubOrigin) or source.sha256):  # else it is the right file
             forget_url(fetched)
@@ -179,7 +171,12 @@ def _record_first(entry: Checkpoint, fetched: Fetched, cache: Path) -> None:
 
 
 def store_conversion(
-    entry: Checkpoint, source: Origin, fetched: Fetched, cache: Path, dtype: torch.dtype | None = None
+    entry: Checkpoint,
+    source: Origin,
+    fetched: Fetched,
+    cache: Path,
+    convert: Convert,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Convert an authors' file for an entry and keep the result in the cache.
 
@@ -188,6 +185,7 @@ def store_conversion(
         source: the origin it came from: its format, member and prefix apply.
         fetched: the file.
         cache: avsal's cache.
+        convert: converts the entries.
         dtype: storage type of floating-point entries.
 
     Returns:
@@ -210,7 +208,7 @@ def store_conversion(
             "size": fetched.size,
         },
     }
-    state, config = _convert(source.format or entry.model, state, entry.arguments, entry.is_backbone, extra)
+    state, config = convert(source.format or entry.model, state, entry.arguments, entry.is_backbone, extra)
     folder = write_checkpoint(conversion_folder(entry, cache), state, config, dtype)
     write_json(
         folder / "record.json",
@@ -243,13 +241,16 @@ def _ours(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, config if config is not None else read_config(folder / CONFIG_FILE)
 
 
-def convert_for_entry(format: str, file: Path, name: str, dtype: torch.dtype | None = None) -> Path:
-    """Convert a file that the user has, and make it known in the cache under a name of the registry.
+def convert_for_entry(
+    format: str, file: Path, name: str, convert: Convert, dtype: torch.dtype | None = None
+) -> Path:
+    """Convert a file that the user has, and store it in the cache under a name of the registry.
 
     Args:
         format: must be the entry's.
         file: the authors' file, or the archive that the entry's member is in.
         name: the entry's name.
+        convert: converts the entries.
         dtype: storage type of floating-point entries.
 
     Returns:
@@ -282,7 +283,7 @@ def convert_for_entry(format: str, file: Path, name: str, dtype: torch.dtype | N
     cache = cache_folder()
     with locked(cache, f"checkpoint--{name}"):
         fetched = Fetched(file, f"file:{file.name}", digest, file.stat().st_size)
-        return store_conversion(entry, source, fetched, cache, dtype)
+        return store_conversion(entry, source, fetched, cache, convert, dtype)
 
 
 def convert_file(
@@ -290,6 +291,7 @@ def convert_file(
     file: Path,
     out: Path,
     options: Mapping[str, Any],
+    convert: Convert,
     *,
     member: str | None = None,
     prefix: str | None = None,
@@ -303,6 +305,7 @@ def convert_file(
         file: the authors' file, or an archive.
         out: is created.
         options: constructor arguments.
+        convert: converts the entries.
         member: the file inside the archive.
         prefix: keep the entries that begin so, without it.
         licence: of the weights, for the metadata.
@@ -324,7 +327,7 @@ def convert_file(
             "size": file.stat().st_size,
         },
     }
-    state, config = _convert(format, state, options, format in BACKBONES, extra)
+    state, config = convert(format, state, options, format in BACKBONES, extra)
     return write_checkpoint(out, state, config, dtype)
 
 
@@ -333,15 +336,3 @@ def _read_origin(path: Path, member: str | None, prefix: str | None, workplace: 
         return read_state_dict(path, prefix)
     with contextlib.closing(Partial(workplace / "unpacked")) as work:
         return read_state_dict(extract_member(path, member, work.path.parent), prefix)
-
-
-def _convert(
-    format: str, state: dict[str, Tensor], options: Mapping[str, Any], backbone: bool, extra: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return entries and configuration as they are stored."""
-    if backbone:
-        convert_backbone(format, state)
-        # The published names stay: the backbone's own door reads them again.
-        return state, {"backbone": format, "avsal_version": avsal.__version__, **extra}
-    module = convert(format, state, **options)
-    return module.state_dict(), config_of(module, **extra)

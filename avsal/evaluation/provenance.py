@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,12 +243,15 @@ def annotation_paths(item: VideoItem) -> list[Path]:
     """Return the files and folders that an item's ground truth is read from."""
     places: list[Path] = []
     for opener in (item.open_annotation, item.open_gaze):
+        given: Mapping[str, Any] = {}
         if isinstance(opener, partial):
             given = inspect.signature(opener.func).bind_partial(*opener.args, **opener.keywords).arguments
-            # The pictures say how large the grid is; they are no annotation.
-            values = [v for name, v in given.items() if name not in ("video", "images", "frames")]
-            flat = [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
-            places += [part for part in flat if isinstance(part, Path)]
+        elif is_dataclass(opener):
+            given = vars(opener)
+        # The pictures give the size of the grid; they are no annotation.
+        values = [v for name, v in given.items() if name not in ("video", "images", "frames")]
+        flat = [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
+        places += [part for part in flat if isinstance(part, Path)]
     gaze_file = getattr(item, "gaze_file", None)
     places += [gaze_file] if gaze_file is not None else []
     return [path for place in places for path in with_parts(place)]

@@ -216,6 +216,7 @@ def write_page(found: Viewing, out: Path) -> Path:
         film=_data("video/mp4", film.read_bytes()) if size is not None and size <= LARGEST_FILM else None,
         link=film.resolve().as_uri() if size is not None and size > LARGEST_FILM else None,
         mean=_png(colourise(found.mean, peak=None)),
+        shares=found.mean.round(7).tolist(),
         stills=[(f"{time:.2f}", _jpeg(picture)) for time, picture in found.stills],
         cuts=[f"{time:.2f}" for time in found.cuts],
     )  # fmt: skip

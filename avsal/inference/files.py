@@ -40,6 +40,7 @@ class Settings:
     weights: str | None = None  #: sha256 of the weights, as far as known before they are loaded
     coverage: str = "full"
     stride: int = 1
+    smooth: float = 0.0
     alpha: float = 0.6
     overlay: bool = True
     correlation: bool = False
@@ -78,6 +79,7 @@ def predict_files(
     batch_size: int = 8,
     coverage: Literal["full", "authors"] = "full",
     stride: int = 1,
+    smooth: float = 0.0,
     alpha: float = 0.6,
     overlay: Annotated[bool, Parameter(negative="--no-overlay")] = True,
     overwrite: bool = False,
@@ -101,6 +103,8 @@ def predict_files(
         batch_size: windows per forward pass.
         coverage: full: every frame gets one map; authors: the frames the paper's authors scored.
         stride: predict for every Nth frame only.
+        smooth: average each map over time with a Gaussian of this standard deviation in seconds (0: not), within its
+            shot where an overlay is drawn.
         alpha: strength of the heat map in the overlay, 0 to 1.
         overlay: write the overlay video; without it the maps only.
         overwrite: compute again what is already there.
@@ -124,6 +128,8 @@ def predict_files(
         raise ConfigError("no input: name a video, an image, or a folder of them.")
     if not 0.0 <= alpha <= 1.0:
         raise ConfigError(f"--alpha {alpha} must lie between 0 and 1.")
+    if not 0.0 <= smooth <= 1.0:
+        raise ConfigError(f"--smooth {smooth} must lie between 0 and 1 second.")
     if batch_size < 1 or stride < 1:
         raise ConfigError(f"--batch-size {batch_size} and --stride {stride} must be at least 1.")
     from avsal.checkpoints.registry import default_checkpoint
@@ -134,7 +140,7 @@ def predict_files(
         checkpoint = checkpoint or default_checkpoint("picture" if pictures else "video")
     name = checkpoint or type(module).__name__
     settings = Settings(
-        name, weights_sha256(name), coverage, stride, alpha, overlay, correlation, show,
+        name, weights_sha256(name), coverage, stride, smooth, alpha, overlay, correlation, show,
         gaze_reading=reading or Reading(),
     )  # fmt: skip
     gaze = Path(gaze) if gaze is not None else None
@@ -411,6 +417,7 @@ def _write(
 ) -> dict[str, Any]:
     """Run one file through the model and write everything but the summary, which is returned."""
     from avsal.inference.overlay import Artist
+    from avsal.inference.smoothing import smoothed
     from avsal.inference.video import VideoPrediction
 
     _check_extras(module, settings)
@@ -448,7 +455,7 @@ def _write(
     times: list[float] = []
     total = prediction.info.frames
     try:
-        for result in prediction:
+        for result in smoothed(prediction, settings.smooth):
             peaks.append(artist.add(result))
             times.append(result.time)
             tick(len(peaks), -(-total // settings.stride) if total else None)

@@ -90,10 +90,17 @@ class ResNet3DWindows(SharedSlices):
             (B, T', h, w, width): the max pool without its space.
         """
         slices = self.each("products", self.begin(video, frame_ids), self._products)
-        stem = self.over_time("stem", slices, self.steps, 1, self.steps // 2, self._sum).joined(dim=0)
+        windows = self.over_time("stem", slices, self.steps, 1, self.steps // 2, self._sum).values
         self.forget()
-        pooled = [stem[:, max(t - 1, 0) : t + 2].amax(1) for t in range(0, stem.shape[1], 2)]
-        return stem.mean(1, keepdim=True), torch.stack(pooled, 1)
+        mean = torch.stack([torch.stack(stem).mean(0, keepdim=True) for stem in windows])
+        pooled = mean.new_empty(len(windows), (len(windows[0]) + 1) // 2, *mean.shape[2:])
+        for stem, targets in zip(windows, pooled, strict=True):
+            for j, target in enumerate(targets):
+                first, *others = stem[max(2 * j - 1, 0) : 2 * j + 2]
+                target.copy_(first)
+                for other in others:
+                    torch.maximum(target, other, out=target)
+        return mean, pooled
 
     def _products(self, frames: Tensor) -> Tensor:
         """Convolve frames (1, 3, N, H, W) with each step's kernel: (1, h, N, w, 7 width)."""

@@ -40,9 +40,9 @@ class Slices:
         """Whether neighbouring windows have slices in common."""
         return sum(field is not None for field in self.fields) > 1
 
-    def joined(self, dim: int = 1) -> Tensor:
-        """Return the windows with their slices stacked: (B, C, T, h, w) for slices (C, h, w)."""
-        return torch.stack([torch.stack(window, dim=dim) for window in self.values])
+    def joined(self) -> Tensor:
+        """Return (B, C, T, h, w)."""
+        return torch.stack([torch.stack(window, dim=1) for window in self.values])
 
 
 class SharedSlices:

@@ -55,8 +55,8 @@ def test_every_fault_is_reported_by_name(authors_state):
 
 
 def test_formats_and_options_that_are_not_known_are_told(authors_state):
-    with pytest.raises(WeightsError, match=r"no format 'vinet'.*stavis"):
-        convert("vinet", authors_state)
+    with pytest.raises(WeightsError, match=r"no format 'tased'.*stavis"):
+        convert("tased", authors_state)
     with pytest.raises(WeightsError, match=r"stavis takes no option colour; it takes: .*audiovisual"):
         convert("stavis", authors_state, colour=True)
     with pytest.raises(WeightsError, match=r"no backbone format 'alexnet'.*soundnet8"):

@@ -69,9 +69,11 @@ def formats() -> list[str]:
     """Return the formats that `convert` takes: the models whose authors published weights."""
     from avsal.models.base import SaliencyModule
 
-    # The base's `from_authors` only raises the error that there are none.
-    theirs = SaliencyModule.from_authors.__func__
-    return [name for name in list_models() if model_class(name).from_authors.__func__ is not theirs]
+    def converts(cls: type[SaliencyModule]) -> bool:
+        # The base's `from_authors` only raises the error that there are none.
+        return any("from_authors" in vars(part) for part in cls.__mro__[: cls.__mro__.index(SaliencyModule)])
+
+    return [name for name in list_models() if converts(model_class(name))]
 
 
 def convert(format: str, state_dict: Mapping[str, Tensor], **options: Any) -> SaliencyModule:

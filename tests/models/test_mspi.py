@@ -540,8 +540,8 @@ def test_encoder_weights_come_from_published_files(tmp_path: Path) -> None:
 
     (tmp_path / "SLOWFAST_4x16_R50.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(3)}}))
     bad = MSPIModule(
-        "slowfast4x16",
-        (32, 32),
+        encoder="slowfast4x16",
+        size=(32, 32),
         width=0.1,
         motion_weights=str(tmp_path / "SLOWFAST_4x16_R50.pkl"),
         audio=False,

@@ -67,8 +67,6 @@ COMMANDS: dict[str, tuple[str, str | dict[str, tuple[str, str]]]] = {
     "leaderboard": ("tables of published and measured results", "avsal.report.commands:leaderboard"),
     "reproduce": ("run a paper's table on your data", "avsal.report.commands:reproduce"),
 }
-#: Commands whose modules still declare their options for argparse (`add_arguments`, `main`, or a dict of such pairs).
-ARGPARSE: set[str] = set()
 LIGHTNING = {
     "fit": "train a model (-c examples/stavis.yaml -c examples/data/synthetic.yaml)",
     "validate": "compute the validation metrics of a checkpoint",
@@ -136,8 +134,6 @@ def _run(arguments: list[str]) -> int:
 
         sys.argv = [sys.argv[0], *arguments]
         return lightning_main()
-    if command in ARGPARSE:
-        return _argparse(command, arguments[1:])
     from cyclopts import CycloptsError
     from rich.console import Console
 
@@ -213,28 +209,6 @@ def _refuse_fractions(app: App, commands: Any, parameters: Any) -> None:
             for token in parameter.tokens:
                 if "." in token.value:
                     raise CoercionError(argument=parameter, token=token, target_type=int)
-
-
-def _argparse(command: str, arguments: list[str]) -> int:
-    """Run a command whose module declares its options for argparse."""
-    import argparse
-    from importlib import import_module
-
-    text, where = COMMANDS[command]
-    assert isinstance(where, str)
-    module_name, _, part = where.partition(":")
-    module = import_module(module_name)
-    add_arguments, run = module.COMMANDS[part] if part else (module.add_arguments, module.main)
-    parser = argparse.ArgumentParser(prog=f"avsal {command}", description=text[0].upper() + text[1:] + ".")
-    add_arguments(parser)
-    # Options may stand between the inputs; argparse does that only where there are no sub-commands.
-    parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
-    try:
-        parsed = parse(arguments)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    status: int = run(parsed)
-    return status
 
 
 if __name__ == "__main__":

@@ -389,7 +389,7 @@ def parsers() -> dict[tuple[str, ...], str]:
     found = {}
     for name, (_, where) in cli.COMMANDS.items():
         found[(name,)] = helped(name)
-        for inner in where if isinstance(where, dict) else re.findall(r"^    (\w+) ", found[(name,)], re.M):
+        for inner in where if isinstance(where, dict) else ():
             found[(name, inner)] = helped(name, inner)
     return found
 

@@ -78,7 +78,9 @@ class RegionMarker:
     def _build(self, regions: Sequence[Region]) -> Graph:
         graph = Graph()
         height, width = self._size
-        last = graph.add_buffer(width=width, height=height, format=self._format, time_base=self._time_base)
+        last = graph.add_buffer(
+            width=width, height=height, format=av.VideoFormat(self._format), time_base=self._time_base
+        )
         for x, y, w, h, offset in regions:
             area = graph.add("addroi", f"x={x}:y={y}:w={w}:h={h}:qoffset={offset / QUANTISERS}")
             last.link_to(area)

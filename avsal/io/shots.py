@@ -54,7 +54,9 @@ class ShotDetector:
 def _graph(threshold: float) -> Graph:
     graph = Graph()
     height, width = _SIZE
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=_TIME_BASE)
+    source = graph.add_buffer(
+        width=width, height=height, format=av.VideoFormat("rgb24"), time_base=_TIME_BASE
+    )
     # Only frames that begin a shot pass (`sc_pass`).
     detector = graph.add("scdet", f"threshold={threshold}:sc_pass=1")
     sink = graph.add("buffersink")

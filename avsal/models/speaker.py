@@ -34,7 +34,7 @@ GATE = {
     "slope": (0.7, 0.05, 2.0),  # how much a step of the score counts
     "heard": (0.5, 0.0, 2.0),  # weight of the score with sound, beside the picture's own score of weight 1
     "agrees": (3.0, 0.0, 6.0),  # ... of the mouth's agreement with the sound
-    "even": (-2.0, -10.0, 10.0),  # the score that is reported as even odds; the map does not depend on it
+    "even": (-2.0, -10.0, 10.0),  # the score at even odds that anyone in view speaks
     "down": (0.1, -0.3, 0.3),  # centre of the Gaussian below the middle of the box, in its heights
     "width": (0.5, 0.15, 1.0),  # standard deviation in widths of the box
     "height": (0.5, 0.15, 1.0),  # ... in its heights
@@ -42,10 +42,11 @@ GATE = {
 
 
 class SpeakerGate(nn.Module):
-    """The gate: maps times 1 + strength * sum over faces of share * Gaussian, with the numbers of `GATE`.
+    """The gate: maps times 1 + strength * anyone * sum over faces of share * Gaussian, with the numbers of `GATE`.
 
     A face's share is (exp(slope * (score - best score in view)) + rest) / (1 + rest), so that faces compete: the one
-    that speaks most, or is alone, has the full share, whatever the general level of the scores.
+    that speaks most, or is alone, has the full share. `anyone` is how likely somebody in view speaks, by the picture
+    alone or with the sound, whichever is more: false faces and silent listeners brighten little.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,10 @@ class SpeakerGate(nn.Module):
         across = _bell(width, x, self.value("width") * sides[..., 0])
         along = _bell(height, y, self.value("height") * sides[..., 1])
         bright = torch.einsum("bn,bnh,bnw->bhw", self.shares(scores), along, across)
-        return 1 + self.value("strength") * bright
+        # Sound may tell that someone speaks; that it is silent, or another's, does not make a face less looked at.
+        seen = torch.sigmoid(scores[..., 0] - self.value("even"))
+        anyone = torch.maximum(seen, self.speaks(scores)).nan_to_num(0.0).amax(1)
+        return 1 + self.value("strength") * anyone[:, None, None] * bright
 
 
 def _bell(count: int, middle: Tensor, deviation: Tensor) -> Tensor:

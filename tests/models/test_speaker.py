@@ -66,6 +66,24 @@ def test_a_mouth_in_step_with_the_sound_wins_over_an_equal_one() -> None:
         assert float(gate.speaks(both)[0, 0]) > float(gate.speaks(both)[0, 1])
 
 
+def test_faces_of_which_none_is_likely_to_speak_brighten_little() -> None:
+    gate, places = SpeakerGate(), boxes((0.25, 0.4), (0.75, 0.4))
+    even, strength = GATE["even"][0], GATE["strength"][0]
+    with torch.no_grad():
+        most = [
+            float(gate(scores(best, best), places, (120, 180)).max()) for best in (even - 9, even, even + 9)
+        ]
+        one = gate(scores(even + 9, even - 9), places, (120, 180))[0]
+        # Sound may tell that someone speaks, but a silent one does not take away what the picture says.
+        silent = float(gate(scores(even, even, heard=-8.0), places, (120, 180)).max())
+        voice = float(gate(scores(even, even, heard=18.0), places, (120, 180)).max())
+    assert most == pytest.approx([1.0, 1 + strength / 2, 1 + strength], rel=0.01)
+    assert (silent, voice) == pytest.approx((1 + strength / 2, 1 + strength), rel=0.01)
+    # Who is likely to speak lends the other face its rest.
+    rest = GATE["rest"][0] / (1 + GATE["rest"][0])
+    assert float(one[:, 90:].max()) == pytest.approx(1 + strength * rest, rel=0.02)
+
+
 def test_a_face_without_a_score_leaves_the_map_alone() -> None:
     gate, unknown = SpeakerGate(), torch.full((1, 1, 3), float("nan"))
     with torch.no_grad():

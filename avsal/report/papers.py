@@ -193,9 +193,12 @@ def _tables(key: str, paper: Mapping[str, Any]) -> Iterator[PaperTable]:
 
     for number, spec in paper["tables"].items():
         rows = tuple(row(one, spec["sets"]) for one in spec.get("rows", ()))
-        lists = {name: tuple(spec[name]) for name in ("sets", "metrics", "heads") if name in spec}
-        words = {k: v for k, v in spec.items() if k not in ("rows", "leaderboard", *lists)}
-        yield PaperTable(key, number, rows=rows, **lists, **words)
+        fields: dict[str, Any] = {
+            name: tuple(value) if name in ("sets", "metrics", "heads") else value
+            for name, value in spec.items()
+            if name not in ("rows", "leaderboard")
+        }
+        yield PaperTable(key, number, rows=rows, **fields)
 
 
 #: Every network by its name.

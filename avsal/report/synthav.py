@@ -187,8 +187,8 @@ def _score(entry: Entry | None, metric: str) -> Value:
     score = entry.scores.get(metric) if entry is not None else None
     if score is None:
         return Value()
-    bounds = (shown(metric, v) for v in (score.value, score.low, score.high))
-    return _cell(*bounds, min(DIGITS.get(metric, 3), 3))
+    value, low, high = (shown(metric, v) for v in (score.value, score.low, score.high))
+    return _cell(value, low, high, min(DIGITS.get(metric, 3), 3))
 
 
 def _kind(entry: Entry) -> str | None:
@@ -305,5 +305,5 @@ def _f1_cells(endings: Iterable[str], *models: Entry) -> Iterator[Value]:
             yield Value()
             continue
         parts = [(e.units[f"recall{ending}"], e.units[f"precision{ending}"]) for e in models]
-        values = (100 * v for v in gaze_f1(*parts, data=models[0].data))
-        yield _cell(*values, 1, "+" if len(models) > 1 else "")
+        value, low, high = (100 * v for v in gaze_f1(*parts, data=models[0].data))
+        yield _cell(value, low, high, 1, "+" if len(models) > 1 else "")

@@ -21,7 +21,7 @@ LINES = ("published", "measured", INTERVAL, "difference")
 _SAME = {"TASED": "TASED-Net"}
 _MEAN = "Mean of the six sets"
 #: Models and benchmarks without numbers: file, title, headings that differ from the file's, note.
-_CITED = (
+_CITED: tuple[tuple[str, str, dict[str, str], str], ...] = (
     ("cited_models.csv", "Newer models (cited, not measured)",
      {"stated": "what its page states", "weights": "weights and licence"},
      "Their own tables were not open beside us: no numbers are given."),

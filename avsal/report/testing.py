@@ -85,12 +85,12 @@ def run_test(
     from avsal.evaluation.testing import evaluate, quiet
 
     fold = getattr(data, "fold", None) if data_name in SIX else None
-    parts = [
+    parts: list[str | None] = [
         checkpoint,
         data_name.lower(),
-        fold and f"fold{fold}",
+        f"fold{fold}" if fold else None,
         options.protocol,
-        sound == "swapped" and sound,
+        sound if sound == "swapped" else None,
     ]
     path = options.out / f"{'-'.join(filter(None, parts))}.json"
     if path.is_file() and _finished(path, data, weights_hash(module), options.protocol, sound):

@@ -55,6 +55,7 @@ from .models.isp import ISPModule as ISPModule
 from .models.mspi import MSPIModule as MSPIModule
 from .models.speaker import SpeakerModule as SpeakerModule
 from .models.stavis import STAViSModule as STAViSModule
+from .models.vinet import ViNetModule as ViNetModule
 from .types import (
     AudioSpec as AudioSpec,
     Batch as Batch,

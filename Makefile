@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m avsal.demo --out $(OUT) $(if $(CLIP),--clip "$(CLIP)")
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -33,7 +33,10 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that want real recordings, and leave them out where there are none."""
+    """Mark tests that use the loopback server or want recordings; the latter are left out where there are none."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.network)
     wanting = [item for item in items if "real_data" in getattr(item, "fixturenames", ())]
     for item in wanting:
         item.add_marker(pytest.mark.recordings)

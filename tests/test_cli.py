@@ -264,6 +264,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path
     return synth, folder / "w.pth", folder / "results"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
     material: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

@@ -330,6 +330,7 @@ def world(tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch) ->
     return World(tmp_path, server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_the_commands_of_the_documentation_run(
     block: Block, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -352,6 +353,7 @@ def test_the_commands_of_the_documentation_run(
         assert status == 0, f"{block}: `{line}` ends with {status}\n{said.out[-1500:]}\n{said.err[-1500:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", dict.fromkeys(block.page for block in PYTHON), ids=lambda page: page.name)
 def test_the_snippets_of_the_documentation_run(page: Path, world: World) -> None:
     random = np.random.default_rng(0)

@@ -25,6 +25,7 @@ def module(cls: type[SaliencyModule], file: str) -> Any:
     return cls(**recipe["model"]["init_args"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["s3d", "sound", "soundnet", "csts"])
 def test_a_pretrained_backbone_is_what_its_recipe_starts_from(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -66,6 +66,7 @@ def test_portraits_are_seen_in_their_own_shape(tmp_path: Path) -> None:
     assert np.hypot(found[0] - 100, found[1] - 250) < 30
 
 
+@pytest.mark.slow
 def test_the_video_s_map_follows_what_moves_and_is_steadier_than_frame_by_frame(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     places = [(70 + 3 * k + int(random.integers(-4, 5)), 90 + int(random.integers(-4, 5))) for k in range(50)]

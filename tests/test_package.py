@@ -175,6 +175,7 @@ def test_the_public_names_are_complete() -> None:
     assert all(getattr(avsal, name) is not None for name in dir(avsal))
 
 
+@pytest.mark.slow
 def test_mypy_knows_every_public_name_and_refuses_others(tmp_path: Path) -> None:
     rooms = ("avsal", "avsal.data", "avsal.zoo", "avsal.metrics")
     names = [f"{room}.{name}" for room in rooms for name in import_module(room).__all__]

@@ -152,6 +152,7 @@ def test_a_gaze_model_trains_and_keeps_the_checkpoint_of_the_best_f1(
     assert "val/f1" in (best.parents[1] / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
     files: list[str], tmp_path: Path
 ) -> None:
@@ -245,6 +246,7 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: P
     assert all(Path(folder).is_dir() for folder in folders)
 
 
+@pytest.mark.slow
 def test_two_fits_at_once_keep_their_own_checkpoints(files: list[str], tmp_path: Path) -> None:
     words = [sys.executable, "-m", "avsal.cli", "fit", *files, "--trainer.max_epochs=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -257,6 +259,7 @@ def test_two_fits_at_once_keep_their_own_checkpoints(files: list[str], tmp_path:
     assert len(list(tmp_path.glob("runs/*/version_*/metrics.csv"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_by_a_signal_does_not_pass_for_finished(
     files: list[str], tmp_path: Path, number: int, status: int
@@ -290,6 +293,7 @@ def test_a_run_that_is_refused_leaves_no_folder(files: list[str], tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_validate_together(files: list[str], tmp_path: Path) -> None:
     done = lightning(
         "fit", *files, "--trainer.max_epochs=1", "--trainer.devices=2", "--trainer.strategy=ddp",

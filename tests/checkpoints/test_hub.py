@@ -242,6 +242,7 @@ def start(server: HubServer, name: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_download(server, cache, files):
     server.repo("user/model", files)
     server.misbehave("GET", "model.safetensors", ("wait", 2.0))
@@ -252,6 +253,7 @@ def test_two_processes_share_one_download(server, cache, files):
     assert server.count("GET", "model.safetensors") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_orphan(server, cache, module, files):
     server.repo("user/model", files)
     server.misbehave("GET", "model.safetensors", ("wait", 60.0))

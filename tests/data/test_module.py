@@ -67,6 +67,7 @@ def trainer(folder: Path, **options) -> L.Trainer:
 SMALL = {"clips": 16, "seconds": 1.0, "observers": 3, "batch_size": 2, "eval_batch_size": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_model_trains_and_tests_on_synthav_made_on_first_use(tmp_path, workers, monkeypatch):
     monkeypatch.setenv("AVSAL_CACHE", str(tmp_path))

@@ -232,6 +232,7 @@ def test_every_module_has_a_miniature() -> None:
     assert modules - {"SaliencyDataModule"} == set(MINIATURES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_threads")
 @pytest.mark.parametrize("name", MINIATURES)
 def test_a_test_loop_scores_ordinary_frames(name: str, roots: Callable[[str], Path], tmp_path: Path) -> None:

@@ -274,6 +274,7 @@ def spoil(path: Path, name: str, kind: str, other: Path) -> None:
             group.create_dataset("times", (2**40,), np.float64, chunks=(2**16,))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SynthAVDataModule")
 @pytest.mark.parametrize(
     "kind",

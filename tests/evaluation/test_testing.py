@@ -114,6 +114,7 @@ for name, options in (("all", {}), ("silent", {"conditions": ("silent",)})):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(once: Results, tmp_path: Path) -> None:
     """Lightning starts the second process by running the script again; two tests run one after the other."""
     script = tmp_path / "two.py"

@@ -644,6 +644,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_half_written(
     run: Run, clip: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

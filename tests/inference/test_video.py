@@ -425,6 +425,7 @@ def test_maps_that_are_not_finite_are_an_error_that_names_the_frame(clip: Path, 
         list(predict_video(module, clip))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
     "name", [f"{model}-tiny-synthav" for model in ("stavis", "caspnet", "mspi", "avrsp", "csts")]

@@ -245,6 +245,7 @@ def test_what_is_not_media_is_refused_with_its_name(tmp_path: Path, content: byt
         AudioStream(path, rate=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "minutes"), [(None, 30), (8000, 10)])
 def test_long_sound_needs_constant_memory(tmp_path: Path, rate: int | None, minutes: int) -> None:
     own = 4000

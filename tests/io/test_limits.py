@@ -47,6 +47,7 @@ def write_png(path: Path, height: int, width: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_hostile_files_need_little_memory(tmp_path: Path) -> None:
     write_png(tmp_path / "bomb.png", 16000, 16000)
     for rate in (44103, 47999, 2**31 - 1, 96001):

@@ -384,6 +384,7 @@ def test_odd_sizes_are_padded_below_and_right(network: AVRSP) -> None:
     torch.testing.assert_close(output.logits, network.core(padded, SOUND[:1]).logits[..., :50, :71])
 
 
+@pytest.mark.slow
 def test_a_map_of_a_video_needs_fewer_multiplications_than_as_written() -> None:
     with torch.device("meta"):
         giga = arithmetic(AVRSP().eval(), torch.empty(1, 70560))
@@ -392,6 +393,7 @@ def test_a_map_of_a_video_needs_fewer_multiplications_than_as_written() -> None:
     assert giga["as written"] / reused > 1.25
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("frames", [16, 32])
 def test_windows_with_reuse_equal_windows_without(frames: int) -> None:

@@ -360,6 +360,7 @@ def test_backbones_load_when_training_starts(monkeypatch: pytest.MonkeyPatch) ->
         CASPNetModule(**TINY, audiovisual=False, audio_backbone="vggish")
 
 
+@pytest.mark.slow
 def test_info_counts_every_configuration_of_the_paper() -> None:
     table = _variants(CASPNetModule(**TINY))[0]
     assert isinstance(table, Table)

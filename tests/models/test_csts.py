@@ -96,6 +96,7 @@ def released(authors: dict[str, Tensor]) -> CSTSModule:
     return module
 
 
+@pytest.mark.slow
 def test_the_released_networks_output_is_reproduced(released: CSTSModule) -> None:
     case, expected = golden("csts_forecast")
     video, audio = (torch.from_numpy(normal_input(n, tuple(s), case["seed"])) for n, s in case["inputs"])
@@ -570,6 +571,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -106,6 +106,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return Run(request.param)
 
 
+@pytest.mark.slow
 def test_log_map_and_loss_equal_the_authors_network(run: Run) -> None:
     expected = run.golden.arrays
     assert run.output.logits.shape == (1, 1, 224, 224)
@@ -126,6 +127,7 @@ def test_stages_equal_the_authors_network(run: Run) -> None:
         assert np.abs(first).max() <= 5e-4 * std, name
 
 
+@pytest.mark.slow
 def test_parameters_and_multiply_adds_are_those_of_table_6(run: Run) -> None:
     """The paper's counter also counts norms: 2 per value of a batch norm, 5 of a layer norm.
 
@@ -308,6 +310,7 @@ def windows(video: Tensor, targets: list[int], *, backwards: bool = False) -> tu
     return video[:, ids].transpose(0, 1), ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"image_stream": "maps"}, {"audio": False}, {"fusion": "avim"}])
 def test_the_runner_equals_the_plain_sliding_window(options: dict) -> None:
     module = lively(tiny(**options))
@@ -358,6 +361,7 @@ def test_reversed_windows_reuse_the_same_frames() -> None:
     assert runner.image_calls == 27
 
 
+@pytest.mark.slow
 def test_equal_sounds_are_heard_once_and_the_cache_stays_small() -> None:
     network, video = lively(tiny()).network, torch.randn(3, 200, 64, 96)
     runner = network.window_runner()
@@ -373,6 +377,7 @@ def test_equal_sounds_are_heard_once_and_the_cache_stays_small() -> None:
     assert len(runner._frames) <= runner.keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sound", [True, False])
 @pytest.mark.parametrize("coverage", ["full", "authors"])
 def test_a_whole_video_gives_the_same_maps_with_and_without_reuse(
@@ -394,6 +399,7 @@ def test_a_whole_video_gives_the_same_maps_with_and_without_reuse(
 # -- training ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_one_batch() -> None:
     module, data = tiny(freeze_image=False, freeze_audio=False, lr=3e-3).train(), batch(4)
     assert 1e6 < sum(p.numel() for p in module.parameters()) < 3e6

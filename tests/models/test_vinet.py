@@ -30,6 +30,7 @@ def lively(network: ViNet) -> ViNet:
     return network.eval()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_network_prints_the_authors_numbers() -> None:
     golden = Golden("vinet")

@@ -103,6 +103,7 @@ def test_pytorchvideos_8x8_slowfast_file_gives_its_lateral_kernel_and_its_slow_p
         assert torch.equal(maps[3], library.blocks[4](pathways)[0])
 
 
+@pytest.mark.slow
 def test_torchvisions_video_swin_runs_as_in_its_library_with_the_patch_norm() -> None:
     from torchvision.models.video import swin3d_s
 
@@ -120,6 +121,7 @@ def test_torchvisions_video_swin_runs_as_in_its_library_with_the_patch_norm() ->
         build_motion_encoder("videoswins").load_published(library.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(224, 224), (64, 160)])
 def test_torchvisions_mvit_gives_the_same_maps_when_its_class_token_is_ignored(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,7 @@ class ViNetDecoder(nn.Module):
         )
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_vinet_on_our_backbone_prints_its_golden_outputs() -> None:
     golden = Golden("vinet")

@@ -88,6 +88,7 @@ def step(module: SaliencyModule, optimizer: torch.optim.Optimizer) -> dict[str, 
     return {name: p.detach().double() - before[name] for name, p in module.network.named_parameters()}
 
 
+@pytest.mark.slow
 def test_gradients_and_step_of_mspi_are_the_authors() -> None:
     """S3D, 2 clips of 64 x 96, the loss with its audio-visual part, frozen encoders in eval mode."""
     reference = np.load(Path(__file__).with_name("mspi.npz"))

@@ -444,6 +444,7 @@ def tables_of(page: str) -> dict[str, list[dict[str, str]]]:
 COMMANDS = {"mspi": [f"--table {n}" + (" --sets AVAD" if n in "126" else "") for n in "123456"]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small_motion")
 @pytest.mark.parametrize("paper", PRINTED)
 def test_every_table_runs_on_miniature_data_and_is_printed_as_in_the_paper(

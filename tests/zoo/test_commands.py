@@ -23,6 +23,7 @@ def test_zoo_list_prints_a_table_with_its_legend(cache, capsys):
     assert main(["zoo", "list", "--model", "nothing"]) == 1
 
 
+@pytest.mark.slow
 def test_the_recommended_checkpoints_can_be_used_today_and_the_default_is_one_of_them(cache, capsys):
     chosen = list_checkpoints(recommended=True)
     assert default_checkpoint() in chosen

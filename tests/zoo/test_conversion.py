@@ -71,6 +71,7 @@ def test_models_without_published_weights_have_no_format():
     assert not {"caspnet", "avrsp", "baselines"} & set(formats())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "case", "prefix"),
     [

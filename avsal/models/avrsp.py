@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError
@@ -33,6 +34,7 @@ from avsal.models.base import (
 )
 from avsal.nn.aspp import ASPP
 from avsal.nn.lip import LIP
+from avsal.nn.mvit import to_grid, to_tokens
 from avsal.nn.s3d import MEAN, STD, S3DFeatures
 from avsal.nn.soundnet import SoundNet
 from avsal.nn.state import freeze
@@ -144,15 +146,14 @@ class RAVFBlock(nn.Module):
         # average 1 / h: the factor keeps the branch's size.
         summary = torch.cat((v2a.mean(2), a2v.mean(2)), dim=-1)
         weights = self.weigh(summary).softmax(dim=1) * self.heads
-        fused = self.project((weights.unsqueeze(-1) * v2a).transpose(1, 2).flatten(2))
+        fused = self.project(rearrange(weights.unsqueeze(-1) * v2a, "b heads n c -> b n (heads c)"))
         visual = self.norm1(visual + fused)
         visual = self.norm2(visual + self.feed(visual))
         return visual, ret_a, ret_v
 
     def _split(self, tokens: Tensor) -> list[Tensor]:
         """Return query, key and value (B, h, tokens, C / h) from (B, tokens, 3 C)."""
-        parts = tokens.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return list(parts.unbind(0))
+        return list(rearrange(tokens, "b n (qkv heads c) -> qkv b heads n c", qkv=3, heads=self.heads))
 
 
 class RAVF(nn.Module):
@@ -197,7 +198,7 @@ class RAVF(nn.Module):
             "Ret_A": torch.stack(ret_a, 1).unflatten(-1, shape),
             "Ret_V": torch.stack(ret_v, 1).unflatten(-1, shape),
         }
-        return tokens.transpose(1, 2).unflatten(2, shape), aux
+        return to_grid(tokens, shape), aux
 
 
 # -- Table V's other fusions ---------------------------------------------------------------------------
@@ -281,7 +282,7 @@ class BottleneckFusion(nn.Module):
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the fused map for X^0 (B, C, T, h, w) and audio tokens (B, T_a, audio_channels)."""
-        seen, heard = visual.flatten(2).transpose(1, 2), self.audio(audio)
+        seen, heard = to_tokens(visual), self.audio(audio)
         shared = self.bottleneck.expand(len(visual), -1, -1)
         count = shared.shape[1]
         for index, see in enumerate(self.visual_layers):
@@ -291,7 +292,7 @@ class BottleneckFusion(nn.Module):
                 both_heard = self.audio_layers[index](torch.cat((heard, shared), dim=1))
                 heard = both_heard[:, :-count]
                 shared = (both_seen[:, -count:] + both_heard[:, -count:]) / 2
-        return seen.transpose(1, 2).unflatten(2, visual.shape[2:]), {}
+        return to_grid(seen, visual.shape[2:]), {}
 
 
 # -- synergy, gate, decoder ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError, WeightsError
@@ -357,16 +358,17 @@ class CSTS(SaliencyNetwork):
         Returns u_{v,s} (B, T*N, C) and u_{a,s} (B, T, C).
         """
         steps = grid[0]
-        groups = torch.cat([video.unflatten(1, (steps, -1)), audio[:, :, None]], dim=2).flatten(0, 1)
+        video = rearrange(video, "b (t n) c -> b t n c", t=steps)
+        groups = rearrange(torch.cat([video, audio[:, :, None]], dim=2), "b t n c -> (b t) n c")
         fused, _, weights = self.spatial_fusion(
             groups, (1, 1, groups.shape[1]), attention=self.attention_maps
         )
-        fused = fused.unflatten(0, (-1, steps))
+        fused = rearrange(fused, "(b t) n c -> b t n c", t=steps)
         if weights is not None:
             weights = weights.unflatten(0, (-1, steps))
             aux["spatial_attention"] = weights
             aux["spatial_correlation"] = weights[..., -1, :-1].mean(2).unflatten(-1, grid[1:])
-        return fused[:, :, :-1].flatten(1, 2), fused[:, :, -1]
+        return rearrange(fused[:, :, :-1], "b t n c -> b (t n) c"), fused[:, :, -1]
 
     def _temporal(self, video: Tensor, audio: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cross-frame attention among one token per step and modality, Equation 6; (B, T, C) each."""

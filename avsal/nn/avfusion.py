@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError
 from avsal.nn.avim import AVIM
 from avsal.nn.cpc import PredictiveCoding
+from avsal.nn.mvit import to_grid, to_tokens
 
 #: Table 5, top to bottom. "bilinear_avg" fuses along channels, "bilinear_max" along positions.
 FUSIONS = ("bilinear_avg", "bilinear_max", "avim", "avim_cpc", "avfb")
@@ -88,14 +90,14 @@ class AVFusionBlock(nn.Module):
 
     def forward(self, visual: Tensor, audio: Tensor) -> Fused:
         """Fuse (B, C, T, h, w) motion and (B, D, F, N) audio maps; embeddings are the tokens' means."""
-        seen = self.vis_norm(self.vis_proj(visual.flatten(2).transpose(1, 2)))
-        heard = self.aud_norm(audio.flatten(2).transpose(1, 2))
+        seen = self.vis_norm(self.vis_proj(to_tokens(visual)))
+        heard = self.aud_norm(rearrange(audio, "b c f n -> b (f n) c"))
         count = seen.shape[1]
         codes = position_codes(max(count, heard.shape[1]), seen.shape[2], seen.device).to(seen.dtype)
         tokens = torch.cat([seen + codes[:count], heard + codes[: heard.shape[1]]], 1)
         tokens = self.blocks(tokens)
         seen, heard = tokens[:, :count], tokens[:, count:]
-        volume = seen.transpose(1, 2).unflatten(2, visual.shape[2:])
+        volume = to_grid(seen, visual.shape[2:])
         return Fused(volume, seen.mean(1), heard.mean(1))
 
 
@@ -114,9 +116,9 @@ class ChannelBilinear(nn.Module):
 
     def forward(self, visual: Tensor, audio: Tensor) -> Fused:
         """Fuse (B, C, T, h, w) and (B, D, F, N); every time step gets the same map."""
-        seen = self.visual(visual.mean(2).flatten(2).transpose(1, 2))
+        seen = self.visual(rearrange(visual.mean(2), "b c h w -> b (h w) c"))
         heard = self.audio(audio.flatten(2).mean(2))[:, None].expand(-1, seen.shape[1], -1)
-        fused = self.bilinear(seen, heard.contiguous()).transpose(1, 2).unflatten(2, visual.shape[3:])
+        fused = rearrange(self.bilinear(seen, heard.contiguous()), "b (h w) c -> b c h w", h=visual.shape[3])
         return Fused(fused[:, :, None].expand(-1, -1, visual.shape[2], -1, -1))
 
 
@@ -142,7 +144,7 @@ class SpatialBilinear(nn.Module):
                 f"{self.audio_tokens} audio positions; it got {visual.shape[3] * 32}x{visual.shape[4] * 32} and "
                 f"{audio.shape[2:].numel()}. Build the model with that size."
             )
-        seen = self.visual(visual.amax(2).flatten(2).transpose(1, 2)).transpose(1, 2).contiguous()
+        seen = self.visual(rearrange(visual.amax(2), "b c h w -> b (h w) c")).transpose(1, 2).contiguous()
         fused = self.bilinear(seen, audio.flatten(2).contiguous()).unflatten(2, self.grid)
         return Fused(fused[:, :, None].expand(-1, -1, visual.shape[2], -1, -1))
 

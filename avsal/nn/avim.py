@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsal.errors import ConfigError
+from avsal.nn.mvit import to_grid, to_tokens
 
 KERNELS = ("linear", "quadratic")
 
@@ -105,7 +106,7 @@ class AVIM(nn.Module):
         tokens = visual.shape[2:].numel()
         heard = self.audio(audio)[:, :, None, None, None].expand(-1, -1, *visual.shape[2:])
         query, key, value = (
-            layer(x).flatten(2).transpose(1, 2)
+            to_tokens(layer(x))
             for layer, x in ((self.alpha, visual), (self.beta, heard), (self.gamma, visual))
         )
         if self.kernel == "linear":
@@ -116,4 +117,4 @@ class AVIM(nn.Module):
                 scores = chunk @ key.transpose(1, 2) / tokens
                 parts.append((scores.softmax(-1) if self.softmax else scores) @ value)
             attended = torch.cat(parts, dim=1)
-        return visual + self.delta(attended.transpose(1, 2).unflatten(2, visual.shape[2:]))
+        return visual + self.delta(to_grid(attended, visual.shape[2:]))

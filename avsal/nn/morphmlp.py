@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -36,10 +37,8 @@ def _mix(tokens: Tensor, length: int, layer: nn.Module) -> Tensor:
     Returns:
         (..., N, C). Within a segment, group g of C / L channels of all L tokens makes one vector of length C.
     """
-    width = tokens.shape[-1] // length
-    segments = tokens.unflatten(-1, (length, width)).unflatten(-3, (-1, length))
-    mixed = layer(segments.transpose(-3, -2).flatten(-2))
-    return mixed.unflatten(-1, (length, width)).transpose(-3, -2).flatten(-2).flatten(-3, -2)
+    segments = rearrange(tokens, "... (s l) (g c) -> ... s g (l c)", l=length, g=length)
+    return rearrange(layer(segments), "... s g (l c) -> ... (s l) (g c)", l=length)
 
 
 class _Branches(nn.Module):
@@ -70,11 +69,11 @@ class _ShortRange(_Branches):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:4]
-        columns = _mix(x.transpose(2, 3).flatten(2, 3), self.segment, self.mlp_h)
-        rows = _mix(x.flatten(2, 3), self.segment, self.mlp_w)
+        columns = _mix(rearrange(x, "b t h w c -> b t (w h) c"), self.segment, self.mlp_h)
+        rows = _mix(rearrange(x, "b t h w c -> b t (h w) c"), self.segment, self.mlp_w)
         return self.combine(
-            columns.unflatten(2, (width, height)).transpose(2, 3),
-            rows.unflatten(2, (height, width)),
+            rearrange(columns, "b t (w h) c -> b t h w c", h=height, w=width),
+            rearrange(rows, "b t (h w) c -> b t h w c", h=height, w=width),
             self.mlp_c(x),
         )
 
@@ -89,9 +88,10 @@ class _LongRange(_Branches):
     def forward(self, x: Tensor) -> Tensor:
         # Positions that lie N / L apart make one segment, so that larger frames are sampled, not cut.
         tokens = x.flatten(2, 3)
-        spread = tokens.unflatten(2, (self.segment, -1)).transpose(2, 3).flatten(2, 3)
-        mixed = _mix(spread, self.segment, self.mlp_h)
-        mixed = mixed.unflatten(2, (-1, self.segment)).transpose(2, 3).flatten(2, 3)
+        spread = rearrange(tokens, "b t (l s) c -> b t (s l) c", l=self.segment)
+        mixed = rearrange(
+            _mix(spread, self.segment, self.mlp_h), "b t (s l) c -> b t (l s) c", l=self.segment
+        )
         return self.combine(mixed.unflatten(2, tuple(x.shape[2:4])), self.mlp_c(x))
 
 
@@ -104,8 +104,8 @@ class _Temporal(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = _mix(x.permute(0, 2, 3, 1, 4), _STEPS, self.mlp_t)
-        return self.proj(mixed.permute(0, 3, 1, 2, 4))
+        mixed = _mix(rearrange(x, "b t h w c -> b h w t c"), _STEPS, self.mlp_t)
+        return self.proj(rearrange(mixed, "b h w t c -> b t h w c"))
 
 
 class _Block(nn.Module):
@@ -139,7 +139,7 @@ class _Stem(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         x = self.norm2(self.proj2(self.act(self.norm1(self.proj1(video)))))
-        return x.permute(0, 2, 3, 4, 1)
+        return rearrange(x, "b c t h w -> b t h w c")
 
 
 class _Downsample(nn.Module):
@@ -149,7 +149,8 @@ class _Downsample(nn.Module):
         self.norm = nn.LayerNorm(after)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1))
+        x = self.proj(rearrange(x, "b t h w c -> b c t h w"))
+        return self.norm(rearrange(x, "b c t h w -> b t h w c"))
 
 
 class MorphMLPS(MotionEncoder):
@@ -204,5 +205,5 @@ class MorphMLPS(MotionEncoder):
         second = self.blocks2(self.patch_embed2(first))
         third = self.blocks3(self.patch_embed3(second))
         fourth = self.blocks4(self.patch_embed4(third))
-        maps = [x.permute(0, 4, 1, 2, 3) for x in (first, second, third, fourth)]
+        maps = [rearrange(x, "b t h w c -> b c t h w") for x in (first, second, third, fourth)]
         return maps[0], maps[1], maps[2], maps[3]

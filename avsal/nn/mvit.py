@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -27,14 +28,15 @@ BLOCK_EPS = 1e-6
 POOL_EPS = 1e-5
 
 
-def to_grid(tokens: Tensor, grid: Grid) -> Tensor:
+def to_grid(tokens: Tensor, grid: Sequence[int]) -> Tensor:
     """Return tokens (B, T*H*W, C) as a volume (B, C, T, H, W)."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    t, h, w = grid
+    return rearrange(tokens, "b (t h w) c -> b c t h w", t=t, h=h, w=w)
 
 
 def to_tokens(volume: Tensor) -> Tensor:
     """Return a volume (B, C, T, H, W) as tokens (B, T*H*W, C)."""
-    return volume.flatten(2).transpose(1, 2)
+    return rearrange(volume, "b c t h w -> b (t h w) c")
 
 
 def conv_kernel(stride: Grid) -> Grid:
@@ -117,7 +119,7 @@ class PooledAttention(nn.Module):
         Returns:
             Tokens (B, N', C), their grid, and the weights (B, heads, N', N_kv) or None.
         """
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = rearrange(self.qkv(tokens), "b n (qkv heads c) -> qkv b heads n c", qkv=3, heads=self.heads)
         q_grid = grid
         resample_q = self.upsample_q or self.pool_q
         if resample_q is not None:
@@ -131,7 +133,7 @@ class PooledAttention(nn.Module):
             mixed = weights @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).flatten(2)), q_grid, weights
+        return self.proj(rearrange(mixed, "b heads n c -> b n (heads c)")), q_grid, weights
 
 
 class Mlp(nn.Module):
@@ -289,8 +291,9 @@ def resize_positions(
         return F.interpolate(spatial.transpose(1, 2), size=size[0] * size[1], mode="linear").transpose(1, 2)
     if mode != "2-D":
         raise ConfigError(f"mode={mode!r} is not known; allowed: '2-D', '1-D'.")
-    volume = spatial.transpose(1, 2).unflatten(2, source)
-    return F.interpolate(volume, size=size, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    volume = rearrange(spatial, "b (h w) c -> b c h w", h=source[0], w=source[1])
+    volume = F.interpolate(volume, size=size, mode="bilinear", align_corners=False)
+    return rearrange(volume, "b c h w -> b (h w) c")
 
 
 def resize_times(temporal: Tensor, frames: int) -> Tensor:

@@ -12,10 +12,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MultiscaleAttention, MultiscaleBlock, Pool, mvit_v2_s
 
 from avsal.nn.motion import Maps, MotionEncoder
+from avsal.nn.mvit import to_grid, to_tokens
 
 Grid = tuple[int, int, int]
 _TAPS = (0, 2, 13, 15)
@@ -49,12 +51,12 @@ class MViTv2S(MotionEncoder):
         """Return the four tapped blocks' outputs (see `MotionEncoder.forward`)."""
         x = self.conv_proj(video)
         grid: Grid = (x.shape[2], x.shape[3], x.shape[4])
-        x = x.flatten(2).transpose(1, 2)
+        x = to_tokens(x)
         maps = []
         for index, block in enumerate(self.blocks):
             x, grid = _block(block, x, grid)
             if index in _TAPS:
-                maps.append(x.transpose(1, 2).unflatten(2, grid))
+                maps.append(to_grid(x, grid))
         return maps[0], maps[1], maps[2], maps[3]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
@@ -86,10 +88,9 @@ def _pool(pool: nn.Module | None, tokens: Tensor, grid: Grid) -> tuple[Tensor, G
         return tokens, grid
     assert isinstance(pool, Pool)
     batch, heads = tokens.shape[:2]
-    x = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
-    x = pool.pool(x)
+    x = pool.pool(to_grid(tokens.flatten(0, 1), grid))
     size: Grid = (x.shape[2], x.shape[3], x.shape[4])
-    tokens = x.flatten(2).transpose(1, 2).unflatten(0, (batch, heads))
+    tokens = to_tokens(x).unflatten(0, (batch, heads))
     return (tokens if pool.norm_act is None else pool.norm_act(tokens)), size
 
 
@@ -106,9 +107,7 @@ def _table(table: Tensor, queries: int, keys: int) -> Tensor:
 
 
 def _attention(attn: MultiscaleAttention, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    batch, count, _ = x.shape
-    qkv = attn.qkv(x).reshape(batch, count, 3, attn.num_heads, attn.head_dim)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = rearrange(attn.qkv(x), "b n (qkv heads c) -> qkv b heads n c", qkv=3, heads=attn.num_heads)
     k, k_grid = _pool(attn.pool_k, k, grid)
     v, _ = _pool(attn.pool_v, v, grid)
     q, q_grid = _pool(attn.pool_q, q, grid)
@@ -123,13 +122,12 @@ def _attention(attn: MultiscaleAttention, x: Tensor, grid: Grid) -> tuple[Tensor
     along_h = torch.einsum("bnthwc,hkc->bnthwk", cells, _table(attn.rel_pos_h, q_grid[1], k_grid[1]))
     along_w = torch.einsum("bnthwc,wkc->bnthwk", cells, _table(attn.rel_pos_w, q_grid[2], k_grid[2]))
     bias = along_t[..., :, None, None] + along_h[..., None, :, None] + along_w[..., None, None, :]
-    scores = scores + bias.flatten(5, 7).flatten(2, 4)
+    scores = scores + rearrange(bias, "b n t h w kt kh kw -> b n (t h w) (kt kh kw)")
 
     out = torch.matmul(scores.softmax(-1), v)
     if attn.residual_pool:
         out = out + q
-    out = out.transpose(1, 2).reshape(batch, -1, attn.output_dim)
-    return attn.project(out), q_grid
+    return attn.project(rearrange(out, "b heads n c -> b n (heads c)")), q_grid
 
 
 def _block(block: MultiscaleBlock, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
@@ -50,7 +51,7 @@ class VideoSwinS(MotionEncoder):
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index % 2 == 0:  # the odd ones merge patches
-                maps.append(x.permute(0, 4, 1, 2, 3))
+                maps.append(rearrange(x, "b t h w c -> b c t h w"))
         return maps[0], maps[1], maps[2], maps[3]
 
     @classmethod

@@ -11,10 +11,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from avsal.nn.motion import Maps, MotionEncoder
+from avsal.nn.mvit import to_grid, to_tokens
 
 _DIMS = (64, 128, 320, 512)
 _DEPTHS = (5, 8, 20, 7)
@@ -32,7 +34,9 @@ class _PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(before, after, kernel, stride, padding=(kernel[0] // 2, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x).permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        return rearrange(
+            self.norm(rearrange(self.proj(x), "b c t h w -> b t h w c")), "b t h w c -> b c t h w"
+        )
 
 
 class _LocalBlock(nn.Module):
@@ -62,8 +66,8 @@ class _SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, _HEAD_DIM)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = rearrange(self.qkv(x), "b n (qkv heads c) -> qkv b heads n c", qkv=3, c=_HEAD_DIM)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)"))
 
 
 class _GlobalBlock(nn.Module):
@@ -81,10 +85,10 @@ class _GlobalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_embed(x)
         grid = x.shape[2:]
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens = to_tokens(x)
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        return to_grid(tokens, grid)
 
 
 class UniFormerB(MotionEncoder):

@@ -231,7 +231,7 @@ def extract(archive: Path, folder: Path, only: Callable[[str], bool] | None = No
     Args:
         archive: the file.
         folder: where to.
-        only: takes a member's name and says whether it is wanted.
+        only: takes a member's name and returns whether to extract it.
 
     Returns:
         The files made.

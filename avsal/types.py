@@ -69,7 +69,7 @@ class AudioSpec:
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a network eats: one clip of frames, and the sound around it.
+    """The input of a network: one clip of frames, and the sound around it.
 
     Attributes:
         frames: frames per clip T.

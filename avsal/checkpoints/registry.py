@@ -183,7 +183,7 @@ class Checkpoint(_Strict):
     data: list[str] = Field(min_length=1, description="what it was trained on, last stage first")
     pretraining: list[str] = Field(default_factory=list)
     fold: int | None = Field(default=None, ge=1)
-    input: str = Field(description="what it eats, for people")
+    input: str = Field(description="the expected input, in prose")
     licence: Licence
     citation: str
     status: Status

@@ -74,7 +74,7 @@ class Results(Part):
         videos: scores and frame numbers of each video; of gaze also for each anticipation step (`recall_step1` …).
         steps: scores of each anticipation step of gaze, at the threshold of all steps; empty for saliency.
         failed: items that could not be scored.
-        notes: what else a reader of the numbers should know.
+        notes: caveats that apply to the numbers.
         cost: size and speed of the network, None for maps of unknown origin.
         hardware: what it ran on.
         seconds: wall-clock time.
@@ -134,8 +134,8 @@ class Results(Part):
         """Refuse results in which a metric scored no frame at all.
 
         Raises:
-            DataError: names these metrics and the likely cause. Nothing is said where every video failed: the failures
-                say it.
+            DataError: names these metrics and the likely cause. Not raised where every video failed: the failures
+                are reported on their own.
         """
         empty = [name for name in self.metrics if self.frames.get(f"frames_{name}") == 0]
         count = self.frames.get("frames", 0)

@@ -343,8 +343,8 @@ def predict_video(
         reuse: take the exact reuse of work between windows where the network offers it.
         stride: predict for every `stride`-th frame only.
         begin: index of the first frame to predict for; those before it are decoded, and windows reach back to them.
-        keep_images: also hand out each frame as decoded.
-        keep_aux: also hand out the network's named extras.
+        keep_images: also return each frame as decoded.
+        keep_aux: also return the network's named extras.
 
     Returns:
         An iterator of `FrameMap`; its `report` says what was lost of a damaged file.

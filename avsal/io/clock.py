@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Timestamps of a stream that step back by more than this, or forward by more than that where the format allows
 # discontinuities, are a jump of the clock (FFmpeg's own thresholds).
 _BACK, _FORWARD = 0.1, 10.0
-# Formats that know no discontinuities have other reasons to step back a little (rounding, damage).
+# Formats without discontinuities have other reasons to step back a little (rounding, damage).
 _BACK_ELSEWHERE = 1.0
 # The counter of MPEG streams has 33 bits; an encoder's delay before time 0 appears at its far end.
 _WRAP = 2**33 / 90000
@@ -73,7 +73,7 @@ class Clock:
                 if not chosen or packet.stream_index in chosen:
                     yield packet
         except IndexError:
-            return  # PyAV at the end of a file in which a track appeared half-way, which it does not know
+            return  # PyAV at the end of a file in which a track appeared half-way, which it does not support
         except DECODE_ERRORS as error:
             if errors is not None:
                 errors.append(reason_of(error))

@@ -82,7 +82,7 @@ def examine_still(path: Path) -> tuple[Orientation, str | None]:
                 return found, f"the picture is cut or damaged ({error})"
             return found, None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return Orientation(), None  # not one of Pillow's formats: FFmpeg's word counts
+        return Orientation(), None  # not one of Pillow's formats: FFmpeg decides
 
 
 class Painter:

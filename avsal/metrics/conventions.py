@@ -16,7 +16,7 @@ from avsal.metrics.resize import Filter, Pipeline
 
 Preset = Literal["default", "matlab", "published", "pysaliency", "crowdsal", "crowdsal-stream"]
 
-#: The metrics that the collection knows, in the order of a model card, and whether larger is better.
+#: The metrics of the collection, in the order of a model card, and whether larger is better.
 METRICS: dict[str, bool] = {
     "cc": True,
     "nss": True,

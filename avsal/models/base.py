@@ -83,7 +83,7 @@ class SaliencyNetwork(nn.Module):
     """A network from a clip (and its sound) to saliency maps. It reads no files and logs nothing.
 
     Attributes:
-        spec: the clip that the network eats.
+        spec: the clip that the network expects.
         activation: how `logits` become a map.
         temperature: logits are divided by it before the activation.
         frozen: the parts that training leaves as they were loaded (see `avsal.nn.state.freeze`).
@@ -104,7 +104,7 @@ class SaliencyNetwork(nn.Module):
         has_audio: Tensor | None = None,
         frame_times: Tensor | None = None,
     ) -> Tensor | None:
-        """Return what the audio encoder eats, computed on the waveform's device.
+        """Return the audio encoder's input, computed on the waveform's device.
 
         Args:
             waveform: (B, S) float32 in [-1, 1], zero-padded at the end.
@@ -274,7 +274,7 @@ class SaliencyModule(L.LightningModule):
     protocol: Literal["paper", "full"] = "full"
     #: The post-processing of the authors' test script (see `avsal.metrics.postprocess`), None for none ...
     postprocess: ClassVar[Pipeline | None] = None
-    #: ... and what of the output it eats: the activated maps, or the logarithm of the density.
+    #: ... and which form of the output it expects: the activated maps, or the logarithm of the density.
     postprocess_input: ClassVar[Literal["saliency", "log_density"]] = "saliency"
     #: Part of the network that may be frozen -> the argument that names its weights, and the one that trains it.
     weights_of: ClassVar[Mapping[str, tuple[str, str]]] = {}
@@ -764,5 +764,5 @@ def check_multiple(name: str, value: int, of: int) -> int:
 
 
 def valid_identifier(name: str) -> bool:
-    """Say whether a name can be a model file's name."""
+    """Return whether a name can be a model file's name."""
     return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None

@@ -50,7 +50,7 @@ class Prior(SaliencyNetwork):
 
 
 class FromGroundTruth(SaliencyNetwork):
-    """Stands where maps are taken from annotations and there is nothing to compute from the video."""
+    """Placeholder network of baselines whose maps come from annotations, not from the video."""
 
     activation = "softmax"
 

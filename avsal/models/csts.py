@@ -95,7 +95,7 @@ REDUCTION = 32
 def clip_spec(
     task: Task, timing: Timing, size: tuple[int, int], frames: int, sample_rate: int | None
 ) -> ClipSpec:
-    """Return the clip that CSTS eats (table of frame sampling in the released loader).
+    """Return the clip that CSTS expects (table of frame sampling in the released loader).
 
     Args:
         task: "anticipation" predicts as many frames after the clip as the clip has; "estimation" the clip's own.

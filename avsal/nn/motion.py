@@ -75,7 +75,7 @@ class MotionEncoder(nn.Module):
     def load_published(self, checkpoint: Mapping[str, Any], *, what: str = "checkpoint") -> Self:
         """Load a backbone checkpoint as its authors (or the library that ships the network) published it.
 
-        Every naming that `rename` knows is recognised; wrappers such as `model_state` or `state_dict` and
+        Every naming that `rename` maps is recognised; wrappers such as `model_state` or `state_dict` and
         the prefixes `module.` and `backbone.` are taken off.
 
         Args:

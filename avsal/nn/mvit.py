@@ -30,8 +30,8 @@ POOL_EPS = 1e-5
 
 def to_grid(tokens: Tensor, grid: Sequence[int]) -> Tensor:
     """Return tokens (B, T*H*W, C) as a volume (B, C, T, H, W)."""
-    t, h, w = grid
-    return rearrange(tokens, "b (t h w) c -> b c t h w", t=t, h=h, w=w)
+    # Not by einops: its reshape may change the strides at batch 1, and with them the layout that convolutions take.
+    return tokens.transpose(1, 2).unflatten(2, grid)
 
 
 def to_tokens(volume: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class S3DFeatures(nn.Module):
         return maps[0], maps[1], maps[2], maps[3]
 
     def load_published(self, state_dict: Mapping[str, Tensor]) -> Self:
-        """Load published weights under any of the names that `torchvision_name` knows; returns self.
+        """Load published weights under any of the names that `torchvision_name` maps; returns self.
 
         Raises:
             WeightsError: an entry is missing, left over or of another shape.

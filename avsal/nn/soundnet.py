@@ -80,7 +80,7 @@ class SoundNet(nn.Module):
         return self.taps(waveform)["relu7"]
 
     def load_published(self, state_dict: Mapping[str, Tensor]) -> Self:
-        """Load published weights under any of the names that `published_name` knows; returns self.
+        """Load published weights under any of the names that `published_name` maps; returns self.
 
         Raises:
             WeightsError: names the entries that are missing, left over or of another shape.

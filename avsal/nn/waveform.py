@@ -1,4 +1,4 @@
-"""From the sound of a clip to the waveform that SoundNet eats in STAViS and AVRSP."""
+"""From the sound of a clip to the waveform that SoundNet expects in STAViS and AVRSP."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def model_card(facts: Facts, repo_id: str, published_by_holder: bool = False) ->
     """Return the text of a model card, metadata included.
 
     Args:
-        facts: what is said.
+        facts: the model's facts.
         repo_id: where it goes, for the lines that show how to load it.
         published_by_holder: the publisher says to hold the rights that the authors' licence leaves open.
     """
@@ -104,7 +104,7 @@ def model_card(facts: Facts, repo_id: str, published_by_holder: bool = False) ->
     )
 
 
-#: Licence identifiers that the Hub knows; anything else is "other" with its name.
+#: Licence identifiers that the Hub accepts; anything else is "other" with its name.
 _HUB_LICENCES = {
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
     "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail",

@@ -220,7 +220,7 @@ def _limited(where: str) -> Iterator[None]:
 
 
 def _tuples(value: Any) -> Any:
-    # JSON knows no tuples; constructors take (height, width) and the like as tuples.
+    # JSON has no tuples; constructors take (height, width) and the like as tuples.
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 

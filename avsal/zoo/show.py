@@ -177,7 +177,7 @@ def _variants(module: Any) -> list[RenderableType]:
     table.add_column("arguments", overflow="fold")
     for heading in ("parameters", "multiply-adds"):
         table.add_column(heading, justify="right", no_wrap=True)
-    # Every configuration that hears eats the same sound.
+    # All audio-visual configurations expect the same audio input.
     _, heard = _example(module.network)
     for row, variant in module.variants.items():
         with torch.device("meta"):

@@ -169,7 +169,7 @@ class SpeakerStream:
 
     @torch.no_grad()
     def _advance(self, *, ended: bool = False) -> None:
-        """Score what the boxes so far allow and return the ticks that are complete."""
+        """Score what the boxes so far allow and record the results of the ticks that are complete."""
         ready = self._tick if ended else max(self._tick - SMOOTH - REACH - AHEAD, 0)
         self._choose()
         for track in self.tracker.tracks:

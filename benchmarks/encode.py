@@ -16,17 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-import avsal
 from avsal.applications.attention import computed
 from avsal.applications.encode import Encoded, compare
 from avsal.applications.paths import FloatArray
-from avsal.data import HEVC33DataModule
 from avsal.data.items import VideoItem
 from avsal.files import write_text
 from avsal.io.video import VideoReader
 from avsal.models.base import SaliencyModule
 from avsal.report.statistics import interval, resamples
-from benchmarks.reframe import points_of
+from benchmarks.reframe import held_out, points_of
 
 SIZE = (54, 96)  #: of the observers' maps
 SPREAD = 1 / 30  #: their standard deviation in widths, about one degree
@@ -81,10 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=1, help="only every so many-th clip")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/encode.md"))
     args = parser.parse_args(argv)
-    module = avsal.from_pretrained(args.checkpoint).eval()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        for item in HEVC33DataModule(str(args.folder)).all_items()[:: args.every]:
+        for item, module in list(held_out(args.folder, args.checkpoint))[:: args.every]:
             rows[item.name] = score(item, module, args.codec, args.crf, Path(folder))
             print(item.name, {k: round(v, 3) for k, v in rows[item.name].items()}, flush=True)
     names = list(next(iter(rows.values())))

@@ -3,9 +3,10 @@
     python -m benchmarks.reframe FOLDER [--checkpoint NAME] [--aspect 9:16] [--out FILE]
 
 FOLDER holds HEVC-33 (`video_database.mat` and the clips). The checkpoint must not have seen these clips: the default
-was trained on photographs. A fixation counts where it begins. "observers' best path" is the path under the same bounds
-that is best for the very fixations that are counted; "half of the observers" is the path of every second observer,
-scored on the others. Intervals are percentile bootstraps over the clips.
+was trained on photographs; `{fold}` in a name stands for the fold (1 to 4) that holds the clip out. A fixation counts
+where it begins. "observers' best path" is the path under the same bounds that is best for the very fixations that are
+counted; "half of the observers" is the path of every second observer, scored on the others. Intervals are percentile
+bootstraps over the clips.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ from avsal.models.base import SaliencyModule
 from avsal.report.statistics import interval, resamples
 
 SIZE = (54, 96)  #: of the observers' maps
+
+
+def held_out(folder: Path, checkpoint: str, folds: int = 4) -> Iterator[tuple[VideoItem, SaliencyModule]]:
+    """Yield every clip with the checkpoint; `{fold}` in its name is the fold, from 1, that holds the clip out."""
+    for fold in range(1, folds + 1):
+        module = avsal.from_pretrained(checkpoint.replace("{fold}", str(fold))).eval()
+        for item in HEVC33DataModule(str(folder), fold=fold, folds=folds).split_items("test"):
+            yield item, module
 
 
 def points_of(item: VideoItem) -> tuple[FloatArray, FloatArray]:
@@ -100,15 +109,12 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m benchmarks.reframe", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--checkpoint", default="isp-lite-openfix")
+    parser.add_argument("--checkpoint", default="isp-lite-openfix", help="name, file or folder")
     parser.add_argument("--aspect", default="9:16")
-    parser.add_argument("--limit", type=int, help="only the first clips")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/reframe.md"))
     args = parser.parse_args(argv)
-    items = HEVC33DataModule(str(args.folder)).all_items()[: args.limit]
-    module = avsal.from_pretrained(args.checkpoint).eval()
     rows = {}
-    for item in items:
+    for item, module in held_out(args.folder, args.checkpoint):
         rows[item.name] = score(item, module, read_aspect(args.aspect))
         print(item.name, {k: round(v, 3) for k, v in rows[item.name].items()}, flush=True)
     names = [name for name in next(iter(rows.values())) if not name.startswith("jitter")]

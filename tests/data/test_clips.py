@@ -17,7 +17,7 @@ from avsal.data.frames import resize_frames
 from avsal.data.items import VideoItem
 from avsal.data.loading import ClipLoader, EpochSampler, ShareSampler, collate
 from avsal.data.module import SaliencyDataModule
-from avsal.data.pack import pack, packed_items
+from avsal.data.pack import packed_items
 from avsal.data.readers import OpenVideo, PointAnnotation
 from avsal.errors import DataError
 from avsal.inference.video import predict_video
@@ -248,7 +248,7 @@ def test_a_real_clip_gets_the_same_maps_from_prediction_test_batches_and_packs(r
     videos = [VideoItem("set/a", None, None, OpenVideo(path), None, path).counted()]
     if packed:
         data = Listed(videos)
-        pack(data, tmp_path / "pack.h5", module.spec)
+        data.pack(tmp_path / "pack.h5", module.spec)
         videos = packed_items(tmp_path / "pack.h5", "test", module.spec)
     batches = VideoBatches(videos, module.spec, batch_size=8)
     with torch.inference_mode():

@@ -180,7 +180,8 @@ def crop_path(
     seen = np.array([time for time, _ in pairs])
     positions = grid(min(length, 1.0))
     values = np.stack([kept(below, positions, length) for _, below in pairs])
-    penalty = np.zeros_like(values)
+    # Where all positions are worth the same, as in a map of zeros, the crop stays in the middle.
+    penalty = np.tile(-1e-6 * np.abs(positions - positions.mean()), (len(values), 1))
     for box in keep or []:
         begin, end = box.along(axis)
         out = np.maximum(positions - begin, 0) + np.maximum(end - positions - length, 0)
@@ -191,6 +192,8 @@ def crop_path(
         at = times[first:last]
         stop = times[last] if last < len(times) else np.inf
         inside = (seen >= at[0]) & (seen < stop) if first else seen < stop
+        if not inside.any():  # a shot shorter than the stride: the nearest map counts
+            inside = np.arange(len(seen)) == np.abs(seen - at[0]).argmin()
         path[first:last] = shot_path(seen[inside], (values + penalty)[inside], positions, motion, at)
     where = np.interp(seen, times, path)
     if cuts:  # between the last frame of a shot and the first of the next nothing is interpolated

@@ -12,7 +12,7 @@ import pytest
 
 from avsal.applications import reframe
 from avsal.applications.attention import normalised
-from avsal.applications.reframe import Box, read_aspect, read_boxes
+from avsal.applications.reframe import Box, crop_path, read_aspect, read_boxes
 from avsal.errors import AvsalError, ConfigError, DataError, MediaError
 from avsal.io.render import VideoWriter
 from avsal.io.video import VideoStream
@@ -85,6 +85,16 @@ def test_the_square_stays_inside_a_portrait_crop_through_a_cut(
     assert numbers["attention_kept"] > numbers["best_static_crop"] > numbers["centre_crop"]
     assert numbers["attention_kept"] <= numbers["best_of_each_frame"]
     assert len(numbers["frames"]) == COUNT
+
+
+def test_a_shot_without_a_map_of_its_own_takes_the_nearest_and_even_attention_the_middle(film: Path) -> None:
+    right = np.zeros((4, 32))
+    right[:, 28:] = 1 / 16
+    early = crop_path(film, 9 / 16, [(0.0, right)])  # the second shot begins at 1.5 s
+    assert early.cuts == pytest.approx([1.5])
+    assert early.path == pytest.approx(np.full(COUNT, 1 - early.length))
+    even = crop_path(film, 9 / 16, [(0.0, np.full((4, 32), 1 / 128))])
+    assert even.path == pytest.approx(np.full(COUNT, (1 - even.length) / 2), abs=1 / 192)
 
 
 def test_a_folder_of_results_leads_to_its_film(film: Path, maps: Path, tmp_path: Path) -> None:
